@@ -1,0 +1,95 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+/// \file
+/// The expert MLP: gate_up GEMM -> activation -> down GEMM, over rows grouped by expert.
+
+#include <cstddef>
+
+#include <kmoe/core/options.hpp>
+#include <kmoe/core/weights.hpp>
+#include <kmoe/core/workspace.hpp>
+#include <kmoe/gemm/grouped_gemm.hpp>
+#include <kmoe/permute/permutation.hpp>
+
+namespace kmoe {
+
+/// Experts of one rank, their weights repacked once for the kernels of this machine.
+///
+///     h[r, :]    = T(act(x'[r, :] . W_gate_up^T + b_gate_up))          [I]
+///     rows[r, :] = T(w * (h[r, :] . W_down^T + b_down))                [H]
+///
+/// for each row r of expert e (its weights and biases), where x' is the row's token and w its
+/// router weight; with router_weight_on_input x' = T(w * x) and the output is not multiplied.
+/// Sums, biases, activations and w in accumulate_t<T>; T(...) marks the only roundings to T.
+/// The bits of a row depend on its token, its weight and its expert alone (see grouped_gemm.hpp).
+///
+/// Copies share weights and scratch; one forward at a time on objects that share them.
+template <ExecutionSpace E, Element T>
+class ExpertMlp {
+ public:
+  ExpertMlp() = default;
+
+  /// Repacks the weights (allocates weight_bytes()); on host spaces the caller's Views are not kept.
+  /// \throws InvalidArgument if the shapes of the weights do not fit each other, or for
+  ///         swiglu_oai without gates
+  ExpertMlp(E const& exec, ExpertWeights<E, T> const& weights, ExpertOptions const& options);
+
+  /// Takes the scratch of forward() for up to max_rows rows from `ws`. It is bounded however large
+  /// max_rows is: rows are worked through in windows, which do not change a bit of the result.
+  void bind(E const& exec, Workspace<E>& ws, offset_t max_rows);
+  /// The same bytes without weights, to tell a workspace beforehand. They depend on the threads of
+  /// `exec` and, on host spaces, on the instruction set.
+  static void bind_shape(E const& exec, Workspace<E>& ws, index_t hidden_size,
+                         index_t intermediate_size, bool gated, offset_t max_rows);
+
+  /// The MLP of each row r < expert_offsets[El] on token slot_of_row[r] / K; K is the number of
+  /// columns of permutation.row_of_slot. Other rows of `rows` are not written.
+  /// Does not allocate. Asynchronous on device spaces; on host spaces `rows` is complete on return.
+  /// \param x [T, H]
+  /// \param permutation of T x K slots over El experts
+  /// \param topk_weights [T, K]; extent 0: w = 1 (no-combine)
+  /// \param rows [>= expert_offsets[El], H], up to max_rows of bind()
+  /// \throws InvalidArgument for shapes that do not fit
+  /// Cost per row: 6 H I flops (gated; 4 H I plain); reads each expert's weights once for about
+  /// 256 of its rows. Tested against reference::expert_mlp.
+  void forward(E const& exec, InMatrix<T, E> x, Permutation<E> const& permutation,
+               InMatrix<float, E> topk_weights, Matrix<T, E> const& rows) const;
+
+  /// A shared expert: El = 1, row t is token t. Otherwise as forward().
+  /// \param weights [T, 1], for instance a shared-expert gate; extent 0: 1
+  /// \param y [T, H]
+  void forward_dense(E const& exec, InMatrix<T, E> x, InMatrix<float, E> weights,
+                     Matrix<T, E> const& y) const;
+
+  [[nodiscard]] index_t num_experts() const { return gate_up_.num_groups(); }
+  /// Bytes held for weights, biases and bookkeeping.
+  [[nodiscard]] std::size_t weight_bytes() const;
+
+ private:
+  struct Scratch {
+    Matrix<T, E> intermediate;        // [window, I]
+    Vector<std::byte, E> workers;     // host: packed rows and accumulators of each thread
+    index_t num_workers = 0;
+    offset_t max_rows = 0;
+    void bind(E const& exec, Workspace<E>& ws, index_t hidden_size, index_t intermediate_size,
+              bool gated, offset_t rows);
+  };
+
+  void check_shapes(char const* function, InMatrix<T, E> const& x,
+                    InMatrix<float, E> const& weights, offset_t slots_per_token,
+                    Matrix<T, E> const& rows) const;
+  void run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
+           InVector<index_t, E> slot_of_row, index_t slots_per_token, offset_t num_rows,
+           InMatrix<float, E> weights, Matrix<T, E> const& rows) const;
+
+  PackedWeights<E, T> gate_up_;
+  PackedWeights<E, T> down_;
+  ExpertOptions options_;
+  Vector<offset_t, E> block_offsets_;   // host: [El + 1] and a task counter
+  Vector<offset_t, E> dense_offsets_;   // {0, T} of forward_dense
+  Scratch scratch_;
+};
+
+}  // namespace kmoe

@@ -1,0 +1,276 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "dispatch/exchange.hpp"
+
+#include <algorithm>
+
+#include "dispatch/row_kernels.hpp"
+#include "instantiate.hpp"
+
+namespace kmoe::detail {
+namespace {
+
+/// Worst cases of one dispatch, in tokens and rows.
+struct Sizes {
+  index_t sent = 0;          // tokens
+  offset_t rows_sent = 0;
+  offset_t rows_received = 0;
+  index_t home_y = 0;  // tokens
+
+  explicit Sizes(DispatchShape const& shape) {
+    if (shape.num_ranks == 1) return;
+    index_t const slots = shape.config.slots_per_token();
+    index_t const tokens = shape.max_tokens;
+    if (shape.config.token_layout == TokenLayout::replicated) {
+      home_y = (tokens + shape.num_ranks - 1) / shape.num_ranks;
+      rows_sent = offset_t{tokens - tokens / shape.num_ranks} * slots;
+      rows_received = offset_t{home_y} * slots;
+      return;
+    }
+    bool const packs = shape.config.dispatcher == DispatcherKind::all_to_all;
+    sent = packs ? tokens * std::min(slots, shape.num_ranks - 1) : tokens;
+    rows_sent = offset_t{tokens} * (shape.num_ranks - 1) * slots;
+    rows_received = offset_t{tokens} * slots;
+  }
+};
+
+template <class E>
+auto rows_of(Permutation<E> const& permutation, index_t tokens) {
+  return row_range(permutation.row_of_slot, 0, static_cast<std::size_t>(tokens));
+}
+
+}  // namespace
+
+template <ExecutionSpace E, Element T>
+void Exchange<E, T>::bind(Workspace<E>& ws, DispatchShape const& shape) {
+  shape_ = shape;
+  Sizes const sizes(shape);
+  auto const dispatched = static_cast<std::size_t>(shape.max_dispatched_tokens());
+  auto const slots = static_cast<std::size_t>(num_slots());
+  auto const width = static_cast<std::size_t>(hidden());
+  rank_of_ = ws.template vector<index_t>(static_cast<std::size_t>(shape.config.num_experts));
+  home_offsets_ = ws.template vector<offset_t>(static_cast<std::size_t>(shape.num_ranks) + 1);
+  tokens_at_.bind(ws, shape.num_ranks);
+  ids_ = ws.template matrix<index_t>(dispatched, slots);
+  if (!several()) return;
+
+  outgoing_.bind(ws, shape.max_dispatched_tokens(), num_slots(), shape.num_ranks);
+  incoming_.bind(ws, replicated() ? sizes.home_y : shape.max_tokens, num_slots(), shape.num_ranks);
+  message_out_ = ws.template matrix<T>(static_cast<std::size_t>(sizes.rows_sent), width);
+  message_in_ = ws.template matrix<T>(static_cast<std::size_t>(sizes.rows_received), width);
+  rows_sent_.bind(ws, shape.num_ranks);
+  rows_received_.bind(ws, shape.num_ranks);
+  std::size_t send_bytes = message_out_.size() * sizeof(T);
+  std::size_t recv_bytes = message_in_.size() * sizeof(T);
+  if (replicated()) {
+    home_y_ = ws.template matrix<T>(
+        static_cast<std::size_t>(sizes.home_y) * static_cast<std::size_t>(y_rows()), width);
+    send_bytes = std::max(send_bytes, home_y_.size() * sizeof(T));
+    recv_bytes = std::max(recv_bytes, dispatched * static_cast<std::size_t>(y_rows()) * width * sizeof(T));
+  } else {
+    auto const sent = static_cast<std::size_t>(sizes.sent);
+    tokens_ = ws.template matrix<T>(dispatched, width);
+    weights_ = ws.template matrix<float>(dispatched, slots);
+    slots_out_ = ws.template matrix<Slot>(sent, slots);
+    slots_in_ = ws.template matrix<Slot>(dispatched, slots);
+    if (shape.config.dispatcher == DispatcherKind::all_to_all) {
+      destinations_.bind(ws, shape.max_tokens, num_slots(), shape.num_ranks);
+      tokens_sent_.bind(ws, shape.num_ranks);
+    }
+    send_bytes = std::max({send_bytes, sent * width * sizeof(T), sent * slots * sizeof(Slot)});
+    recv_bytes = std::max({recv_bytes, dispatched * width * sizeof(T), dispatched * slots * sizeof(Slot)});
+  }
+  wire_.bind(ws, shape.stage_through_host, send_bytes, recv_bytes);
+}
+
+template <ExecutionSpace E, Element T>
+void Exchange<E, T>::load(E const& exec, Communicator const& comm,
+                          ExpertPlacement const& placement, ExpertMap<E> const& map) {
+  comm_ = comm;
+  map_ = map;
+  owner_ = {rank_of_, placement.num_shared(), comm.rank()};
+  auto const table = placement.rank_of_expert();
+  Kokkos::deep_copy(exec, rank_of_,
+                    Kokkos::View<index_t const*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged>(
+                        table.data(), table.size()));
+  exec.fence("kmoe::dispatch: the placement may go away");
+}
+
+template <ExecutionSpace E, Element T>
+auto Exchange<E, T>::keep(E const& exec, DispatchInput<E, T> const& input) -> Dispatched {
+  auto const tokens = static_cast<offset_t>(input.x.extent(0));
+  auto const& at = tokens_at_;
+  for (offset_t p = 0; p <= shape_.num_ranks; ++p) at.offsets(p) = tokens * p / shape_.num_ranks;
+  at.difference_offsets();
+  auto const begin = static_cast<index_t>(at.offsets(owner_.self));
+  set_home(exec, input, begin, static_cast<index_t>(at.counts(owner_.self)), begin);
+  auto dispatched = resolve(exec, input.x);
+  dispatched.weights = input.routing.topk_weights;
+  return dispatched;
+}
+
+template <ExecutionSpace E, Element T>
+auto Exchange<E, T>::gather(E const& exec, DispatchInput<E, T> const& input,
+                            DispatchStatistics& statistics) -> Dispatched {
+  auto const tokens = static_cast<offset_t>(input.x.extent(0));
+  comm_.all_gather({&tokens, 1}, tokens_at_.count_span());
+  tokens_at_.sum_counts();
+  set_home(exec, input, 0, static_cast<index_t>(tokens),
+           static_cast<index_t>(tokens_at_.offsets(owner_.self)));
+
+  Kokkos::parallel_for(
+      "kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens),
+      PackSlots<E>{input.routing.topk_ids, input.routing.topk_weights, slots_out_});
+  wire_.all_gather(exec, comm_, input.x.data(), tokens_.data(), tokens_at_, hidden());
+  wire_.all_gather(exec, comm_, slots_out_.data(), slots_in_.data(), tokens_at_, num_slots());
+
+  statistics.tokens_sent = tokens * (shape_.num_ranks - 1);
+  statistics.tokens_received = tokens_at_.total() - tokens;
+  return resolve(exec, tokens_);
+}
+
+template <ExecutionSpace E, Element T>
+auto Exchange<E, T>::scatter(E const& exec, DispatchInput<E, T> const& input,
+                             DispatchStatistics& statistics) -> Dispatched {
+  auto const tokens = static_cast<index_t>(input.x.extent(0));
+  auto const& ids = input.routing.topk_ids;
+  auto const& weights = input.routing.topk_weights;
+  auto const once = rows_of(destinations_, tokens);
+  Kokkos::parallel_for("kmoe::dispatch::mark_destinations", ForEach<E>(exec, 0, tokens),
+                       MarkRemote<E>{owner_, ids, once, true});
+  make_permutation<E>(exec, once, destinations_);
+  Kokkos::deep_copy(exec, tokens_sent_.offsets, destinations_.expert_offsets);
+  exec.fence("kmoe::dispatch: counts on the host");
+  tokens_sent_.difference_offsets();
+  comm_.all_to_all(tokens_sent_.count_span(), tokens_at_.count_span());
+  offset_t& own = tokens_at_.counts(owner_.self);
+  own = tokens;
+  tokens_at_.sum_counts();
+  offset_t const first = tokens_at_.offsets(owner_.self);
+  set_home(exec, input, 0, tokens, static_cast<index_t>(first));
+
+  // Nothing travels from a rank to itself: its place among the received tokens is left free.
+  auto const packed = row_range(message_out_, 0, static_cast<std::size_t>(tokens_sent_.total()));
+  permute<E, T>(exec, input.x, destinations_, packed);
+  Kokkos::parallel_for(
+      "kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens_sent_.total()),
+      PackSlotsForRank<E>{owner_, ids, weights, destinations_.slot_of_row, slots_out_});
+  own = 0;
+  wire_.all_to_all(exec, comm_, packed.data(), tokens_sent_, tokens_.data(), tokens_at_, hidden());
+  wire_.all_to_all(exec, comm_, slots_out_.data(), tokens_sent_, slots_in_.data(), tokens_at_,
+                   num_slots());
+  own = tokens;
+  auto const end = static_cast<std::size_t>(first + tokens);
+  Kokkos::deep_copy(exec, row_range(tokens_, static_cast<std::size_t>(first), end), input.x);
+  Kokkos::parallel_for(
+      "kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens),
+      PackSlots<E>{ids, weights, row_range(slots_in_, static_cast<std::size_t>(first), end)});
+
+  statistics.tokens_sent = tokens_sent_.total();
+  statistics.tokens_received = tokens_at_.total() - tokens;
+  return resolve(exec, tokens_);
+}
+
+template <ExecutionSpace E, Element T>
+void Exchange<E, T>::set_home(E const& exec, DispatchInput<E, T> const& input, index_t begin,
+                              index_t count, index_t first) {
+  input_ = input;
+  home_begin_ = begin;
+  home_count_ = count;
+  home_first_ = first;
+  if (!several()) return;
+  auto const ids = row_range(input.routing.topk_ids, static_cast<std::size_t>(begin),
+                             static_cast<std::size_t>(begin + count));
+  auto const ranks = rows_of(incoming_, count);
+  Kokkos::parallel_for("kmoe::dispatch::mark_incoming", ForEach<E>(exec, 0, count),
+                       MarkRemote<E>{owner_, ids, ranks, false});
+  make_permutation<E>(exec, ranks, incoming_);
+  Kokkos::deep_copy(exec, rows_received_.offsets, incoming_.expert_offsets);
+}
+
+template <ExecutionSpace E, Element T>
+auto Exchange<E, T>::resolve(E const& exec, Matrix<T const, E> const& x) -> Dispatched {
+  num_dispatched_ = static_cast<index_t>(tokens_at_.total());
+  auto const n = static_cast<std::size_t>(num_dispatched_);
+  Kokkos::deep_copy(exec, home_offsets_, tokens_at_.offsets);
+  auto const returns_to = several() ? rows_of(outgoing_, num_dispatched_) : Matrix<index_t, E>();
+  Kokkos::parallel_for(
+      "kmoe::dispatch::resolve_slots", ForEach<E>(exec, 0, num_dispatched_),
+      ResolveSlots<E>{owner_, map_, shape_.config.id_space == IdSpace::masked, home_offsets_,
+                      input_.routing.topk_ids, slots_in_, ids_, weights_, returns_to});
+  if (several()) {
+    make_permutation<E>(exec, returns_to, outgoing_);
+    Kokkos::deep_copy(exec, rows_sent_.offsets, outgoing_.expert_offsets);
+  }
+  return {row_range(x, 0, n), row_range(ids_, 0, n),
+          moves() ? row_range(weights_, 0, n) : Matrix<float, E>()};
+}
+
+template <ExecutionSpace E, Element T>
+void Exchange<E, T>::combine(E const& exec, CombineInput<E, T> const& input, InMatrix<T, E> addend,
+                             Matrix<T, E> const& y, DispatchStatistics& statistics) {
+  offset_t const row_bytes = offset_t{hidden()} * static_cast<offset_t>(sizeof(T));
+  offset_t const token_bytes =
+      row_bytes + num_slots() * static_cast<offset_t>(sizeof(Slot));
+  statistics.bytes_sent = statistics.tokens_sent * token_bytes;
+  if (several()) {
+    return_rows(exec, input);
+    statistics.bytes_sent += rows_sent_.total() * row_bytes;
+  }
+  offset_t const begin = offset_t{home_begin_} * hidden();
+  T const* const home_addend = addend.extent(0) == 0 ? nullptr : addend.data() + begin;
+  if (!several() || !replicated()) {
+    add_at_home(exec, input, home_addend, y.data());
+    return;
+  }
+  add_at_home(exec, input, home_addend, home_y_.data());
+  wire_.all_gather(exec, comm_, home_y_.data(), y.data(), tokens_at_,
+                   static_cast<std::size_t>(hidden()) * static_cast<std::size_t>(y_rows()));
+  statistics.bytes_sent += home_count_ * (shape_.num_ranks - 1) * y_rows() * row_bytes;
+}
+
+template <ExecutionSpace E, Element T>
+void Exchange<E, T>::return_rows(E const& exec, CombineInput<E, T> const& input) {
+  exec.fence("kmoe::combine: counts on the host");
+  rows_sent_.difference_offsets();
+  rows_received_.difference_offsets();
+  Kokkos::parallel_for(
+      "kmoe::combine::gather_rows",
+      ForEach<E>(exec, 0, rows_sent_.total() * Tile<E>::per_row(hidden())),
+      GatherRows<E, T>{outgoing_.slot_of_row, input.permutation.row_of_slot.data(),
+                       input.rows.data(), message_out_.data(), hidden()});
+  wire_.all_to_all(exec, comm_, message_out_.data(), rows_sent_, message_in_.data(),
+                   rows_received_, hidden());
+}
+
+template <ExecutionSpace E, Element T>
+void Exchange<E, T>::add_at_home(E const& exec, CombineInput<E, T> const& input, T const* addend,
+                                 T* y) const {
+  offset_t const slot = offset_t{home_begin_} * num_slots();
+  MoeConfig const& config = shape_.config;
+  HomeRows<E, T> const rows{several() ? incoming_.row_of_slot.data() : nullptr,
+                            message_in_.data(),
+                            input.permutation.row_of_slot.data() + offset_t{home_first_} * num_slots(),
+                            input.rows.data(),
+                            input_.routing.topk_ids.data() + slot,
+                            config.num_experts,
+                            config.num_zero_experts,
+                            hidden()};
+  T const* const x = input_.x.data() + offset_t{home_begin_} * hidden();
+  offset_t const tiles = home_count_ * Tile<E>::per_row(hidden());
+  if (config.no_combine) {
+    Kokkos::parallel_for("kmoe::combine::place_rows", ForEach<E>(exec, 0, tiles * num_slots()),
+                         PlaceRows<E, T>{rows, num_slots(), x, y});
+  } else {
+    Kokkos::parallel_for(
+        "kmoe::combine::add_rows", ForEach<E>(exec, 0, tiles),
+        AddRows<E, T>{rows, num_slots(), x, input_.routing.topk_weights.data() + slot, addend, y});
+  }
+}
+
+#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class Exchange<SPACE, ELEMENT>;
+KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
+#undef KMOE_INSTANTIATE
+
+}  // namespace kmoe::detail

@@ -1,0 +1,97 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+/// \file
+/// The engine of the dispatchers: three ways to bring tokens to experts, one way to bring rows back.
+///
+/// Every token has one home rank, where its rows are added. What a rank computes for others is
+/// ordered by (home rank, token, k); a home rank orders what it expects by (computing rank, token,
+/// k). Both orders are stable groupings of slots by rank, so make_permutation yields them, and the
+/// counts on both sides agree without being exchanged.
+
+#include <kmoe/dispatch/dispatcher.hpp>
+
+#include "dispatch/slot_kernels.hpp"
+#include "dispatch/wire.hpp"
+
+namespace kmoe::detail {
+
+template <ExecutionSpace E, Element T>
+class Exchange {
+ public:
+  /// Takes all buffers; shape.config.dispatcher says for which dispatcher.
+  void bind(Workspace<E>& ws, DispatchShape const& shape);
+  /// Fills the table of the placement. Fences.
+  void load(E const& exec, Communicator const& comm, ExpertPlacement const& placement,
+            ExpertMap<E> const& map);
+
+  /// Tokens and ids as the experts get them.
+  struct Dispatched {
+    Matrix<T const, E> x;            // [N, H]
+    Matrix<index_t const, E> ids;    // [N, K]
+    Matrix<float const, E> weights;  // [N, K]
+  };
+
+  /// Every rank keeps the tokens it has: replicated ones, or the only rank.
+  Dispatched keep(E const& exec, DispatchInput<E, T> const& input);
+  /// Every rank gets the tokens of all ranks.
+  Dispatched gather(E const& exec, DispatchInput<E, T> const& input, DispatchStatistics& statistics);
+  /// Every other rank gets the tokens that it has experts for.
+  Dispatched scatter(E const& exec, DispatchInput<E, T> const& input,
+                     DispatchStatistics& statistics);
+  /// Rows to their homes, where they are added (or placed) in y.
+  void combine(E const& exec, CombineInput<E, T> const& input, InMatrix<T, E> addend,
+               Matrix<T, E> const& y, DispatchStatistics& statistics);
+
+  /// Tokens change their rank in dispatch().
+  [[nodiscard]] bool moves() const { return several() && !replicated(); }
+
+ private:
+  [[nodiscard]] bool several() const { return shape_.num_ranks > 1; }
+  [[nodiscard]] bool replicated() const {
+    return shape_.config.token_layout == TokenLayout::replicated;
+  }
+  [[nodiscard]] index_t num_slots() const { return shape_.config.slots_per_token(); }
+  [[nodiscard]] index_t hidden() const { return shape_.config.hidden_size; }
+  /// Rows of y per token.
+  [[nodiscard]] index_t y_rows() const { return shape_.config.no_combine ? num_slots() : 1; }
+
+  /// `begin .. begin + count - 1` of the input's tokens are at home here, dispatched as `first` on.
+  void set_home(E const& exec, DispatchInput<E, T> const& input, index_t begin, index_t count,
+                index_t first);
+  Dispatched resolve(E const& exec, Matrix<T const, E> const& x);
+  void return_rows(E const& exec, CombineInput<E, T> const& input);
+  void add_at_home(E const& exec, CombineInput<E, T> const& input, T const* addend,
+                   T* y) const;
+
+  DispatchShape shape_;
+  Communicator comm_;
+  SlotOwner<E> owner_;
+  ExpertMap<E> map_;
+
+  Vector<index_t, E> rank_of_;        // [E]
+  Vector<offset_t, E> home_offsets_;  // [P + 1]
+  Matrix<index_t, E> ids_;            // [N, K] in the experts' id space
+  // Data-parallel tokens on several ranks.
+  Matrix<T, E> tokens_;         // [N, H]
+  Matrix<float, E> weights_;    // [N, K]
+  Matrix<Slot, E> slots_out_;   // [tokens sent, K]
+  Matrix<Slot, E> slots_in_;    // [N, K]
+  Permutation<E> destinations_;  // all-to-all: tokens sent, by rank
+  // Several ranks.
+  Permutation<E> outgoing_;   // dispatched slots whose rows go to another rank, by that rank
+  Permutation<E> incoming_;   // slots at home whose rows come from another rank, by that rank
+  Matrix<T, E> message_out_;  // rows going home; before that, all-to-all: tokens going out
+  Matrix<T, E> message_in_;   // rows coming home
+  Matrix<T, E> home_y_;       // replicated: y of the tokens at home
+  RankRows<E> tokens_sent_, tokens_at_, rows_sent_, rows_received_;
+  Wire<E> wire_;
+
+  // Of the dispatch in flight.
+  DispatchInput<E, T> input_;
+  index_t num_dispatched_ = 0;
+  index_t home_begin_ = 0, home_count_ = 0, home_first_ = 0;
+};
+
+}  // namespace kmoe::detail

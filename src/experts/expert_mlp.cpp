@@ -1,0 +1,278 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include <kmoe/experts/expert_mlp.hpp>
+
+#include <algorithm>
+
+#include <kmoe/core/error.hpp>
+
+#include "gemm/host_gemm.hpp"
+#include "gemm/simple_gemm.hpp"
+#include "instantiate.hpp"
+
+namespace kmoe {
+namespace {
+
+/// Rows in flight: the intermediate of a window stays within reach of the last-level cache.
+template <Element T>
+offset_t window_rows(index_t intermediate_size, offset_t max_rows) {
+  constexpr offset_t window_bytes = offset_t{32} << 20, fewest = 256, most = 16384;
+  offset_t const row_bytes = std::max<offset_t>(1, intermediate_size) * offset_t{sizeof(T)};
+  return std::min(max_rows, std::clamp(window_bytes / row_bytes, fewest, most));
+}
+
+device::Epilogue epilogue_of(Activation activation) {
+  switch (activation) {
+    case Activation::silu:
+      return device::Epilogue::silu;
+    case Activation::gelu_erf:
+      return device::Epilogue::gelu_erf;
+    case Activation::gelu_tanh:
+      return device::Epilogue::gelu_tanh;
+    case Activation::relu:
+      return device::Epilogue::relu;
+    case Activation::relu2:
+      return device::Epilogue::relu2;
+    case Activation::swiglu_oai:
+      break;
+  }
+  return device::Epilogue::swiglu_oai;
+}
+
+/// The weights of all slots as one array.
+template <ExecutionSpace E>
+Vector<float const, E> flat(InMatrix<float, E> const& weights) {
+  return Vector<float const, E>(weights.data(), weights.size());
+}
+
+template <ExecutionSpace E, Element T>
+detail::HostGemm host_gemm(PackedWeights<E, T> const& weights) {
+  auto const& parts = weights.parts();
+  detail::HostGemm g;
+  g.kernel = static_cast<device::HostKernel const*>(parts.kernel);
+  g.groups = parts.groups;
+  g.k = parts.k;
+  g.columns = parts.columns;
+  g.gated = parts.layout != GateUpLayout::plain;
+  g.panels = parts.panels.data();
+  g.bias = parts.panel_bias.data();
+  return g;
+}
+
+template <ExecutionSpace E, Element T>
+detail::SimpleGemm<E, T> simple_gemm(PackedWeights<E, T> const& weights) {
+  auto const& parts = weights.parts();
+  detail::SimpleGemm<E, T> g;
+  g.b = parts.b;
+  g.bias = parts.bias;
+  g.layout = parts.layout;
+  return g;
+}
+
+template <ExecutionSpace E>
+void fill_dense_offsets(E const& exec, Vector<offset_t, E> const& offsets, offset_t rows) {
+  Kokkos::parallel_for(
+      "kmoe::dense_offsets", Kokkos::RangePolicy<E>(exec, 0, 2),
+      KOKKOS_LAMBDA(int i) { offsets(i) = i == 0 ? 0 : rows; });
+}
+
+}  // namespace
+
+template <ExecutionSpace E, Element T>
+ExpertMlp<E, T>::ExpertMlp(E const& exec, ExpertWeights<E, T> const& weights,
+                           ExpertOptions const& options)
+    : options_(options) {
+  constexpr char const* function = "kmoe::ExpertMlp";
+  auto const& up = weights.gate_up;
+  auto const& down = weights.down;
+  detail::expect_extent(function, "down.extent(0) must equal gate_up.extent(0) =", up.extent(0),
+                        down.extent(0), down.label());
+  if (weights.num_experts() > 0) {
+    detail::expect_extent(function, "down.extent(1) must equal gate_up.extent(2) = hidden_size",
+                          up.extent(2), down.extent(1), down.label());
+    detail::expect_extent(
+        function, "gate_up.extent(1) must equal the gates and ups of down.extent(2) =",
+        static_cast<long long>(down.extent(2)) * (weights.gated() ? 2 : 1), up.extent(1),
+        up.label());
+  }
+  if (options.activation == Activation::swiglu_oai && !weights.gated()) {
+    throw InvalidArgument("kmoe::ExpertMlp: swiglu_oai needs gated weights, found layout plain");
+  }
+  gate_up_ = PackedWeights<E, T>(exec, up, weights.layout, weights.gate_up_bias);
+  down_ = PackedWeights<E, T>(exec, down, GateUpLayout::plain, weights.down_bias);
+  auto const groups = static_cast<std::size_t>(weights.num_experts());
+  if constexpr (detail::uses_host_kernels<E>) {
+    block_offsets_ = Vector<offset_t, E>(
+        Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::block_offsets"), groups + 2);
+  }
+  dense_offsets_ = Vector<offset_t, E>(
+      Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::dense_offsets"), 2);
+}
+
+template <ExecutionSpace E, Element T>
+std::size_t ExpertMlp<E, T>::weight_bytes() const {
+  return gate_up_.bytes() + down_.bytes() +
+         (block_offsets_.size() + dense_offsets_.size()) * sizeof(offset_t);
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hidden_size,
+                                    index_t intermediate_size, bool gated, offset_t rows) {
+  static_cast<void>(gated);
+  max_rows = rows;
+  offset_t const window = window_rows<T>(intermediate_size, rows);
+  intermediate = ws.template matrix<T>(window, intermediate_size);
+  if constexpr (detail::uses_host_kernels<E>) {
+    if (window == 0) return;
+    auto const& kernel = detail::host_kernel_of<T>();
+    offset_t const bytes =
+        std::max(detail::worker_layout(kernel, hidden_size, window, false).bytes,
+                 detail::worker_layout(kernel, intermediate_size, window, false).bytes);
+    num_workers = exec.concurrency();
+    workers = ws.template vector<std::byte>(num_workers * bytes);
+  }
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::bind(E const& exec, Workspace<E>& ws, offset_t max_rows) {
+  scratch_.bind(exec, ws, down_.num_columns(), down_.k(),
+                gate_up_.parts().layout != GateUpLayout::plain, max_rows);
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::bind_shape(E const& exec, Workspace<E>& ws, index_t hidden_size,
+                                 index_t intermediate_size, bool gated, offset_t max_rows) {
+  Scratch{}.bind(exec, ws, hidden_size, intermediate_size, gated, max_rows);
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
+                          InVector<index_t, E> slot_of_row, index_t slots_per_token,
+                          offset_t num_rows, InMatrix<float, E> weights,
+                          Matrix<T, E> const& rows) const {
+  offset_t const window = scratch_.intermediate.extent(0);
+  bool const on_input = options_.router_weight_on_input;
+  float const* const weight_data = weights.extent(0) == 0 ? nullptr : weights.data();
+  if constexpr (detail::uses_host_kernels<E>) {
+    auto first = host_gemm(gate_up_), second = host_gemm(down_);
+    for (auto* g : {&first, &second}) {
+      g->offsets = offsets.data();
+      g->slots = slot_of_row.extent(0) == 0 ? nullptr : slot_of_row.data();
+      g->workers = std::min<index_t>(scratch_.num_workers, exec.concurrency());
+      g->worker_memory = scratch_.workers.data();
+      g->layout = detail::worker_layout(*g->kernel, g->k, window, false);
+      g->block_offsets = block_offsets_.data();
+    }
+    first.x = x.data();
+    first.x_stride = x.extent(1);
+    first.slots_per_row = slots_per_token;
+    first.input_weights = on_input ? weight_data : nullptr;
+    first.epilogue = epilogue_of(options_.activation);
+    first.alpha = options_.swiglu_alpha;
+    first.limit = options_.swiglu_limit;
+    first.out = scratch_.intermediate.data();
+    first.out_stride = scratch_.intermediate.extent(1);
+    second.x = scratch_.intermediate.data();
+    second.x_stride = scratch_.intermediate.extent(1);
+    second.output_weights = on_input ? nullptr : weight_data;
+    second.out = rows.data();
+    second.out_stride = rows.extent(1);
+    for (offset_t begin = 0; begin < num_rows; begin += window) {
+      for (auto* g : {&first, &second}) {
+        g->row_begin = begin;
+        g->row_end = std::min(begin + window, num_rows);
+      }
+      first.out_first = second.x_first = begin;
+      detail::run(exec, "kmoe::expert_gate_up", first);
+      detail::run(exec, "kmoe::expert_down", second);
+    }
+  } else {
+    auto first = simple_gemm(gate_up_), second = simple_gemm(down_);
+    first.offsets = second.offsets = offsets;
+    first.slots = second.slots = slot_of_row;
+    first.x = x;
+    first.slots_per_row = slots_per_token;
+    first.activated = true;
+    first.options = options_;
+    (on_input ? first.input_weights : second.output_weights) = flat<E>(weights);
+    first.out = scratch_.intermediate;
+    second.x = scratch_.intermediate;
+    second.out = rows;
+    for (offset_t begin = 0; begin < num_rows; begin += window) {
+      first.row_begin = second.row_begin = begin;
+      first.row_end = second.row_end = std::min(begin + window, num_rows);
+      first.out_first = second.x_first = begin;
+      detail::run(exec, "kmoe::expert_gate_up", first);
+      detail::run(exec, "kmoe::expert_down", second);
+    }
+  }
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::forward(E const& exec, InMatrix<T, E> x, Permutation<E> const& permutation,
+                              InMatrix<float, E> topk_weights, Matrix<T, E> const& rows) const {
+  constexpr char const* function = "kmoe::ExpertMlp::forward";
+  auto const& offsets = permutation.expert_offsets;
+  auto const tokens = static_cast<offset_t>(x.extent(0));
+  auto const slots_per_token = static_cast<offset_t>(permutation.row_of_slot.extent(1));
+  detail::expect_extent(function, "expert_offsets.extent(0) must equal num_experts + 1 =",
+                        offset_t{num_experts()} + 1, offsets.extent(0), offsets.label());
+  if (num_experts() == 0 || tokens * slots_per_token == 0) return;
+  check_shapes(function, x, topk_weights, slots_per_token, rows);
+  auto num_rows = std::min<offset_t>(tokens * slots_per_token, rows.extent(0));
+  if constexpr (detail::uses_host_kernels<E>) {
+    exec.fence(function);
+    num_rows = offsets(num_experts());
+    detail::expect(num_rows <= static_cast<offset_t>(rows.extent(0)), function,
+                   "expert_offsets[El] must be at most rows.extent(0)", num_rows);
+    detail::expect(num_rows <= scratch_.max_rows, function,
+                   "expert_offsets[El] must be at most max_rows of bind()", num_rows);
+  }
+  num_rows = std::min(num_rows, scratch_.max_rows);
+  run(exec, x, offsets, permutation.slot_of_row, static_cast<index_t>(slots_per_token), num_rows,
+      topk_weights, rows);
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::forward_dense(E const& exec, InMatrix<T, E> x, InMatrix<float, E> weights,
+                                    Matrix<T, E> const& y) const {
+  constexpr char const* function = "kmoe::ExpertMlp::forward_dense";
+  auto const tokens = static_cast<offset_t>(x.extent(0));
+  detail::expect(num_experts() == 1, function, "the weights must hold one expert", num_experts());
+  check_shapes(function, x, weights, 1, y);
+  detail::expect_extent(function, "y.extent(0) must equal x.extent(0) =", tokens, y.extent(0),
+                        y.label());
+  detail::expect(tokens <= scratch_.max_rows, function,
+                 "x.extent(0) must be at most max_rows of bind()", tokens);
+  if constexpr (detail::uses_host_kernels<E>) {
+    exec.fence(function);
+    dense_offsets_(0) = 0;
+    dense_offsets_(1) = tokens;
+  } else {
+    fill_dense_offsets(exec, dense_offsets_, tokens);
+  }
+  run(exec, x, dense_offsets_, {}, 1, tokens, weights, y);
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::check_shapes(char const* function, InMatrix<T, E> const& x,
+                                   InMatrix<float, E> const& weights, offset_t slots_per_token,
+                                   Matrix<T, E> const& rows) const {
+  index_t const hidden_size = down_.num_columns();
+  detail::expect_extent(function, "x.extent(1) must equal hidden_size", hidden_size, x.extent(1),
+                        x.label());
+  detail::expect_extent(function, "the output's extent(1) must equal hidden_size", hidden_size,
+                        rows.extent(1), rows.label());
+  if (weights.extent(0) == 0) return;
+  detail::expect_extent(function, "the weights' extent(0) must equal x.extent(0) =", x.extent(0),
+                        weights.extent(0), weights.label());
+  detail::expect_extent(function, "the weights' extent(1) must equal the slots per token =",
+                        slots_per_token, weights.extent(1), weights.label());
+}
+
+#define KMOE_INSTANTIATE(E, T) template class ExpertMlp<E, T>;
+KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
+#undef KMOE_INSTANTIATE
+
+}  // namespace kmoe
