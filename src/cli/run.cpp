@@ -159,7 +159,7 @@ int run(Communicator const& comm, Options const& options) {
   RunReport report;
   report.model_type = checkpoint.model_type();
   report.module = block->module;
-  report.input = input.name;
+  report.input = options.input;
   report.output = options.output;
   report.dtype = to_string(how.dtype);
   report.tokens = input.rows;

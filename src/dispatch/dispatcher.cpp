@@ -35,6 +35,11 @@ void expect_matrix(std::string const& function, std::string const& name, V const
   }
 }
 
+template <class V>
+V no_rows(std::size_t cols) {
+  return V(typename V::pointer_type(nullptr), 0, cols);
+}
+
 }  // namespace
 
 template <ExecutionSpace E>
@@ -126,6 +131,11 @@ DispatchOutput<E, T> BaseDispatcher<E, T>::dispatch(E const& exec, InMatrix<T, E
   DispatchInput<E, T> input{x, routing};
   pre_dispatch_.run(*this, exec, input);
   check_dispatch(input);
+  if (input.x.extent(0) == 0) {  // of any width, default-constructed ones too
+    auto const slots = static_cast<std::size_t>(shape_.config.slots_per_token());
+    input.x = no_rows<Matrix<T const, E>>(static_cast<std::size_t>(shape_.config.hidden_size));
+    input.routing = {no_rows<Matrix<index_t, E>>(slots), no_rows<Matrix<float, E>>(slots)};
+  }
   statistics_ = {};
   auto output = do_dispatch(exec, input);
   num_tokens_ = static_cast<index_t>(input.x.extent(0));

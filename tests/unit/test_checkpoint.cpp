@@ -152,10 +152,11 @@ TEST(Config, DefaultsOfEachType) {
     EXPECT_EQ(c.experts.activation, type == "gpt_oss" ? Activation::swiglu_oai : Activation::silu);
     EXPECT_EQ(c.router.num_fused_shared_experts, 0);
   }
-  EXPECT_NE(config_error<IoError>(R"({"model_type": "deepseek_v2"})").find("num_experts_per_tok"),
+  EXPECT_NE(config_error<IoError>(R"({"model_type": "deepseek_v2"})")
+                .find("\"num_experts_per_tok\" is required"),
             std::string::npos);
   EXPECT_NE(config_error<IoError>(R"({"model_type": "dots1", "num_experts_per_tok": 2})")
-                .find("n_routed_experts"),
+                .find("\"n_routed_experts\" is required"),
             std::string::npos);
 }
 
@@ -206,6 +207,14 @@ TEST(Config, Routers) {
                        "topk_group": null})")
                 .num_groups,
             1);
+  // Divisors that no golden data can tell apart.
+  for (auto const& [type, epsilon] : std::map<std::string, float>{
+           {"afmoe", 1e-20F}, {"glm4_moe", 1e-20F}, {"lfm2_moe", 1e-6F}, {"minimax_m2", 0.0F}}) {
+    auto const biased = router("{\"model_type\": \"" + type + "\"}");
+    EXPECT_EQ(biased.scoring, Scoring::sigmoid) << type;
+    EXPECT_TRUE(biased.renormalize) << type;
+    EXPECT_EQ(biased.renormalize_epsilon, epsilon) << type;
+  }
   std::string const v2 = R"({"model_type": "deepseek_v2", "num_hidden_layers": 1, "n_group": 8,
       "num_experts_per_tok": 2, "topk_group": 3, "norm_topk_prob": true, "topk_method": )";
   EXPECT_EQ(router(v2 + "\"greedy\"}").num_groups, 1);

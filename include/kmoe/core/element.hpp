@@ -51,8 +51,12 @@ struct half {
   KOKKOS_INLINE_FUNCTION explicit operator double() const { return widen(bits); }
 
  private:
-  // Both without branches, and with the arithmetic outside of the selections: a loop over them can
-  // be vectorized.
+  // Selections by mask: the compiler does not move arithmetic into a branch, which would keep a
+  // loop over these functions from being vectorized.
+  KOKKOS_INLINE_FUNCTION static std::uint32_t select(bool first, std::uint32_t a, std::uint32_t b) {
+    std::uint32_t const mask = 0U - static_cast<std::uint32_t>(first);
+    return (a & mask) | (b & ~mask);
+  }
   KOKKOS_INLINE_FUNCTION static std::uint16_t round(float value) {
     auto const u = Kokkos::bit_cast<std::uint32_t>(value);
     std::uint32_t const magnitude = u & 0x7fffffffU;
@@ -62,7 +66,7 @@ struct half {
     std::uint32_t const subnormal = Kokkos::bit_cast<std::uint32_t>(aligned) & 0x7ffU;
     std::uint32_t const odd = (magnitude >> 13) & 1U;
     std::uint32_t const normal = (magnitude - 0x38000000U + 0xfffU + odd) >> 13;
-    std::uint32_t h = magnitude < 0x38800000U ? subnormal : normal;
+    std::uint32_t h = select(magnitude < 0x38800000U, subnormal, normal);
     h = magnitude >= 0x477ff000U ? 0x7c00U : h;
     h = magnitude > 0x7f800000U ? 0x7e00U : h;
     return static_cast<std::uint16_t>(((u >> 16) & 0x8000U) | h);
@@ -75,7 +79,7 @@ struct half {
     std::uint32_t const bias = exponent == 0x1fU ? 224U : 112U;
     std::uint32_t const normal = ((exponent + bias) << 23) | (fraction << 13);
     return Kokkos::bit_cast<float>(
-        sign | (exponent == 0U ? Kokkos::bit_cast<std::uint32_t>(subnormal) : normal));
+        sign | select(exponent == 0U, Kokkos::bit_cast<std::uint32_t>(subnormal), normal));
   }
 };
 
