@@ -17,7 +17,8 @@ help:
 	@echo "make build             set everything up, build"
 	@echo "make exec CMD='...'    run a shell command where kmoe and mpirun are on the PATH, for"
 	@echo "                       example CMD='mpirun -n 4 kmoe info', from the current folder"
-	@echo "                       (make -f .../Makefile exec from any other); returns its status"
+	@echo "                       (make -f .../Makefile exec from any other); returns its status."
+	@echo "                       make -C changes the folder, and prints so unless told -s"
 	@echo "make format            format the sources (clang-format)"
 	@echo "make clean             remove what was built in this clone"
 	@echo

@@ -62,9 +62,9 @@ std::function<void()> dnnl_gemm(T const* a, T const* b, std::int64_t m, std::int
   s->matmul = dnnl::matmul(pd);
   s->stream.wait();
   return [s] {
-    s->matmul.execute(s->stream, {{DNNL_ARG_SRC, s->source},
-                                  {DNNL_ARG_WEIGHTS, s->weights},
-                                  {DNNL_ARG_DST, s->target}});
+    s->matmul.execute(
+        s->stream,
+        {{DNNL_ARG_SRC, s->source}, {DNNL_ARG_WEIGHTS, s->weights}, {DNNL_ARG_DST, s->target}});
     s->stream.wait();
   };
 }

@@ -19,6 +19,8 @@
 #include <kmoe/experts/expert_mlp.hpp>
 #include <kmoe/gemm/grouped_gemm.hpp>
 #include <kmoe/io/checkpoint.hpp>
+#include <kmoe/io/npy.hpp>
+#include <kmoe/io/safetensors.hpp>
 #include <kmoe/layer/moe_layer.hpp>
 #include <kmoe/permute/permutation.hpp>
 #include <kmoe/routing/router.hpp>

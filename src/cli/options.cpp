@@ -24,12 +24,16 @@ template <class Enum>
 void add_enum(CLI::App& app, std::string const& name, Enum& value,
               std::initializer_list<Enum> choices, std::string const& help) {
   std::vector<std::string> names;
-  for (auto const choice : choices) names.emplace_back(to_string(choice));
+  std::string type;
+  for (auto const choice : choices) {
+    names.emplace_back(to_string(choice));
+    type += (type.empty() ? "" : "|") + names.back();
+  }
   app.add_option_function<std::string>(
          name, [&value](std::string const& text) { value = from_string<Enum>(text).value(); }, help)
-      ->check(CLI::IsMember(names))
+      ->check(CLI::IsMember(names).description(""))
       ->default_str(std::string(to_string(value)))
-      ->type_name("");
+      ->type_name(type);
 }
 
 void add_layer_options(CLI::App& app, LayerOptions& options, std::string const& split_default) {
@@ -44,18 +48,17 @@ void add_layer_options(CLI::App& app, LayerOptions& options, std::string const& 
   add_enum(app, "--experts", options.experts, {IdSpace::local, IdSpace::masked},
            "Expert ids inside a rank: local slots, or global ids with a mask");
   app.add_option("--split", options.split,
-                 "Tokens of each rank: even, a list with one count per rank (\"10,0,43\"), or\n"
-                 "replicated (all tokens on all ranks; standard only). " +
+                 "Tokens of each rank: even, one count per rank (\"10,0,43\"), or replicated\n"
+                 "(all tokens on all ranks; standard only).\n" +
                      split_default)
       ->type_name("SPLIT");
   app.add_option("--placement", options.placement,
-                 "Experts of each rank: contiguous, round_robin, or the rank of each expert\n"
-                 "(\"0,1,0,1\")")
+                 "Experts of each rank: contiguous, round_robin, or each expert's rank (\"0,1,0\")")
       ->capture_default_str()
       ->type_name("PLACEMENT");
   app.add_option("--workspace-limit", options.workspace_limit,
                  "Scratch memory per rank, e.g. 256MiB; does not change the result")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(false).description(""))
       ->default_str("1GiB")
       ->type_name("SIZE");
 }
@@ -123,9 +126,9 @@ Options parse_options(int argc, char const* const* argv) {
       ->type_name("FILE");
   run.add_flag("--quiet", options.quiet, "Print no summary");
   run.add_option("--color", options.color, "Colours in the summary: auto, always or never")
-      ->check(CLI::IsMember({"auto", "always", "never"}))
+      ->check(CLI::IsMember({"auto", "always", "never"}).description(""))
       ->capture_default_str()
-      ->type_name("");
+      ->type_name("auto|always|never");
 
   auto& info = *app.add_subcommand("info", "Show versions, devices, MPI and environment variables");
   info.add_flag("--json", options.json, "As JSON");

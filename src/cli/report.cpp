@@ -99,9 +99,11 @@ std::vector<offset_t> loads_of_ranks(RunReport const& report) {
 std::string headline(RunReport const& report) {
   auto const& config = report.config;
   auto const ranks = report.ranks.size();
-  return format("%lld tokens, top-%d of %d experts, %zu rank%s; imbalance (max / mean): ",
-                static_cast<long long>(report.tokens), config.top_k, config.num_router_columns(),
-                ranks, ranks == 1 ? "" : "s") +
+  auto const zero = config.num_zero_experts;
+  return format("%lld tokens, top-%d of %d experts%s, %zu rank%s; imbalance (max / mean): ",
+                static_cast<long long>(report.tokens), config.top_k, config.num_experts,
+                zero == 0 ? "" : (" and " + std::to_string(zero) + " zero experts").c_str(), ranks,
+                ranks == 1 ? "" : "s") +
          format("experts %.2f, ranks %.2f", imbalance(report.tokens_of_experts()),
                 imbalance(loads_of_ranks(report)));
 }

@@ -64,17 +64,17 @@ struct Multiply {
   void const* a;
   std::int64_t rows;
   std::int64_t k;
-  void const* b;               ///< the first panel; the others follow at once
+  void const* b;  ///< the first panel; the others follow at once
   std::int64_t panels;
-  void const* bias;            ///< [panels, panel_columns] of the accumulator's type; null: 0
-  float const* row_weights;    ///< [rows], multiply the finished values; null: 1
-  void* out;                   ///< elements, row-major: the first column of the first panel
-  std::int64_t out_stride;     ///< elements between rows of out
-  std::int64_t out_columns;    ///< valid columns from `out` on
-  void* accumulators;          ///< [rows, panel_columns]
+  void const* bias;          ///< [panels, panel_columns] of the accumulator's type; null: 0
+  float const* row_weights;  ///< [rows], multiply the finished values; null: 1
+  void* out;                 ///< elements, row-major: the first column of the first panel
+  std::int64_t out_stride;   ///< elements between rows of out
+  std::int64_t out_columns;  ///< valid columns from `out` on
+  void* accumulators;        ///< [rows, panel_columns]
   Epilogue epilogue;
   bool gated;
-  float alpha, limit;          ///< swiglu_oai
+  float alpha, limit;  ///< swiglu_oai
 };
 
 /// The kernels of one instruction set for one element type.
@@ -83,11 +83,11 @@ struct HostKernel {
   std::int32_t element_bytes;     ///< of x, B and out
   std::int32_t accumulate_bytes;  ///< of accumulators and bias
   std::int32_t panel_columns;
-  std::int32_t tile_rows;   ///< rows of a full register tile
+  std::int32_t tile_rows;  ///< rows of a full register tile
   std::int32_t k_multiple;
-  std::int32_t k_block;     ///< 0: K is not cut
-  std::int32_t a_bytes;     ///< of one element of A
-  std::int32_t a_pad;       ///< elements between the rows of A beyond k_block (or K)
+  std::int32_t k_block;  ///< 0: K is not cut
+  std::int32_t a_bytes;  ///< of one element of A
+  std::int32_t a_pad;    ///< elements between the rows of A beyond k_block (or K)
   void (*pack_a)(PackA const&);
   void (*pack_b)(PackB const&);
   void (*multiply)(Multiply const&);

@@ -38,7 +38,7 @@ struct Simd {
 
 }  // namespace
 
-HostKernel const portable_kernels[4] = {
+constinit HostKernel const portable_kernels[4] = {
     make_kernel<Simd, DirectFormat<Simd, double>>(Isa::portable),
     make_kernel<Simd, DirectFormat<Simd, float>>(Isa::portable),
     make_kernel<Simd, WideBfloat<Simd>>(Isa::portable),

@@ -67,7 +67,9 @@ bool detect(Isa isa) {
 
 #else
 
-bool detect(Isa isa) { return isa == Isa::portable; }
+bool detect(Isa isa) {
+  return isa == Isa::portable;
+}
 
 #endif
 
@@ -80,7 +82,9 @@ std::string_view to_string(Isa isa) {
   return names[static_cast<int>(isa)];
 }
 
-bool isa_available(Isa isa) { return detect(isa); }
+bool isa_available(Isa isa) {
+  return detect(isa);
+}
 
 Isa choose_isa(char const* name) {
   Isa best = Isa::portable;
@@ -105,6 +109,8 @@ Isa host_isa() {
   return chosen;
 }
 
-void override_host_isa(std::optional<Isa> isa) { override_value = isa; }
+void override_host_isa(std::optional<Isa> isa) {
+  override_value = isa;
+}
 
 }  // namespace kmoe::device

@@ -8,7 +8,8 @@
 /// linkage, because it is compiled with different flags in each.
 ///
 /// A policy `S` names the vector width and the few instructions that the compiler does not find:
-///   bytes; tile_rows; fma(a, b, c) for float and double vectors; widen(half*), narrow(float, half*)
+///   bytes; tile_rows; fma(a, b, c) for float and double vectors; widen(half*), narrow(float,
+///   half*)
 ///
 /// Whole vectors only, also at the ends of rows, and no contraction of a * b + c by the compiler:
 /// the bits of an element do not depend on its position.
@@ -46,13 +47,21 @@ inline void store(void* p, V v) {
   __builtin_memcpy(p, &v, sizeof(V));
 }
 
+/// All lanes x. Subtracting zero changes nothing, so that compilers see a broadcast; adding zero
+/// would change -0.
+template <class V, class X>
+inline V splat(X x) {
+  return x - V{};
+}
+
 /// The integer vector of the same shape and its constants.
 template <class V>
 struct Traits;
 template <int N>
 struct FloatTraits {
   using Scalar = float;
-  using Int = Vec<std::int32_t, N>;
+  using Word = std::int32_t;
+  using Int = Vec<Word, N>;
   static constexpr float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int magic_bits = 0x4B400000, bias = 127, fraction = 23, terms = 7;
   static constexpr float log2e = 1.44269504F, ln2_hi = 0.693359375F, ln2_lo = -2.12194440e-4F;
@@ -61,7 +70,8 @@ struct FloatTraits {
 template <int N>
 struct DoubleTraits {
   using Scalar = double;
-  using Int = Vec<std::int64_t, N>;
+  using Word = std::int64_t;
+  using Int = Vec<Word, N>;
   static constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr std::int64_t magic_bits = 0x4338000000000000, bias = 1023, fraction = 52;
   static constexpr int terms = 13;
@@ -69,12 +79,18 @@ struct DoubleTraits {
                           ln2_lo = 1.90821492927058770002e-10;
   static constexpr double exp_min = -746.0, exp_max = 710.0;
 };
-template <> struct Traits<Vec<float, 4>> : FloatTraits<4> {};
-template <> struct Traits<Vec<float, 8>> : FloatTraits<8> {};
-template <> struct Traits<Vec<float, 16>> : FloatTraits<16> {};
-template <> struct Traits<Vec<double, 2>> : DoubleTraits<2> {};
-template <> struct Traits<Vec<double, 4>> : DoubleTraits<4> {};
-template <> struct Traits<Vec<double, 8>> : DoubleTraits<8> {};
+template <>
+struct Traits<Vec<float, 4>> : FloatTraits<4> {};
+template <>
+struct Traits<Vec<float, 8>> : FloatTraits<8> {};
+template <>
+struct Traits<Vec<float, 16>> : FloatTraits<16> {};
+template <>
+struct Traits<Vec<double, 2>> : DoubleTraits<2> {};
+template <>
+struct Traits<Vec<double, 4>> : DoubleTraits<4> {};
+template <>
+struct Traits<Vec<double, 8>> : DoubleTraits<8> {};
 
 /// e^x: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor series of e^r, then 2^n in two factors so that
 /// subnormal results and overflow come out right. Within 2 ulp; NaN stays NaN.
@@ -82,20 +98,20 @@ template <class S, class V>
 inline V exp(V x) {
   using C = Traits<V>;
   using Int = typename C::Int;
-  x = x > C::exp_max ? V{} + C::exp_max : x;
-  x = x < C::exp_min ? V{} + C::exp_min : x;
-  V const shifted = S::fma(x, V{} + C::log2e, V{} + C::magic);
+  x = x > C::exp_max ? splat<V>(C::exp_max) : x;
+  x = x < C::exp_min ? splat<V>(C::exp_min) : x;
+  V const shifted = S::fma(x, splat<V>(C::log2e), splat<V>(C::magic));
   V const n = shifted - C::magic;
-  V r = S::fma(n, V{} - C::ln2_hi, x);
-  r = S::fma(n, V{} - C::ln2_lo, r);
+  V r = S::fma(n, splat<V>(-C::ln2_hi), x);
+  r = S::fma(n, splat<V>(-C::ln2_lo), r);
   double factorial = 1;
   for (int i = 2; i <= C::terms; ++i) factorial *= i;
   using Scalar = typename C::Scalar;
-  V p = V{} + static_cast<Scalar>(1 / factorial);
+  V p = splat<V>(static_cast<Scalar>(1 / factorial));
 #pragma GCC unroll 16
   for (int i = C::terms; i > 0; --i) {
     factorial /= i;
-    p = S::fma(p, r, V{} + static_cast<Scalar>(1 / factorial));
+    p = S::fma(p, r, splat<V>(static_cast<Scalar>(1 / factorial)));
   }
   Int const exponent = (Int)shifted - C::magic_bits;
   Int const half_exponent = exponent >> 1;
@@ -115,15 +131,15 @@ inline V gelu_erf(V x) {
     return x;
   } else {
     V magnitude = x < 0.0F ? -x : x;
-    magnitude = magnitude > 20.0F ? V{} + 20.0F : magnitude;  // Phi is 0 or 1 there
-    V const t = 1.0F / S::fma(magnitude, V{} + 0.28284271247F, V{} + 1.0F);
-    V q = V{} - 0.028735833333013F;
+    magnitude = magnitude > 20.0F ? splat<V>(20.0F) : magnitude;  // Phi is 0 or 1 there
+    V const t = 1.0F / S::fma(magnitude, splat<V>(0.28284271247F), splat<V>(1.0F));
+    V q = splat<V>(-0.028735833333013F);
     constexpr float terms[] = {0.13804340511521F,   -0.23036018634584F, 0.13132334181357F,
                                -0.042238695183706F, 0.081683033814475F, 0.11970213716238F,
                                0.17160188271426F,   0.20763026774254F,  0.22567477868856F,
                                0.22567586312728F};
 #pragma GCC unroll 16
-    for (float const term : terms) q = S::fma(q, t, V{} + term);
+    for (float const term : terms) q = S::fma(q, t, splat<V>(term));
     // The rounding error of x * x, which the exponential would magnify, is put back.
     V const square = magnitude * magnitude;
     V const lost = S::fma(magnitude, magnitude, -square);
@@ -150,7 +166,7 @@ inline V activate(V x) {
   } else if constexpr (F == Epilogue::gelu_tanh) {
     using X = typename Traits<V>::Scalar;
     V const u = static_cast<X>(1.5957691216057308) * x *
-                S::fma(static_cast<X>(0.044715) * x, x, V{} + X(1));
+                S::fma(static_cast<X>(0.044715) * x, x, splat<V>(X(1)));
     return times_sigmoid<S>(x, u);
   } else if constexpr (F == Epilogue::relu) {
     return x < 0.0F ? V{} : x;
@@ -172,6 +188,43 @@ inline V activate(V gate, V up, V alpha, V limit) {
     return times_sigmoid<S>(g, alpha * g) * (u + 1.0F);
   } else {
     return activate<S, F>(gate) * up;
+  }
+}
+
+// Transposition of N x N words by log2 N rounds of interleaving.
+
+template <int... I>
+struct Indices {};
+template <int N, int... I>
+struct CountTo : CountTo<N - 1, N - 1, I...> {};
+template <int... I>
+struct CountTo<0, I...> {
+  using type = Indices<I...>;
+};
+
+/// a[First], b[First], a[First + 1], b[First + 1], ...
+template <int First, class V, int... I>
+inline V interleave(V a, V b, Indices<I...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, (First + I / 2 + I % 2 * int(sizeof...(I)))...);
+#else
+  return V{(I % 2 == 0 ? a : b)[First + I / 2]...};
+#endif
+}
+
+template <int N, class V>
+inline void transpose(V (&rows)[N]) {
+  using Lanes = typename CountTo<N>::type;
+#pragma GCC unroll 4
+  for (int round = 1; round < N; round *= 2) {
+    V next[N];
+#pragma GCC unroll 8
+    for (int i = 0; i < N / 2; ++i) {
+      next[2 * i] = interleave<0>(rows[i], rows[i + N / 2], Lanes{});
+      next[2 * i + 1] = interleave<N / 2>(rows[i], rows[i + N / 2], Lanes{});
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) rows[i] = next[i];
   }
 }
 

@@ -27,7 +27,7 @@ struct DirectFormat {
   static Acc load_b(X const* b, int vector, int) {
     return load<Acc>(b + vector * (S::bytes / int(sizeof(X))));
   }
-  static Acc multiply_add(X const* a, Acc b, Acc c) { return S::fma(Acc{} + *a, b, c); }
+  static Acc multiply_add(X const* a, Acc b, Acc c) { return S::fma(splat<Acc>(*a), b, c); }
 };
 
 /// half: A is widened to float when it is packed, B when it is loaded.
@@ -40,7 +40,7 @@ struct WideHalf {
   static Acc load_b(f16_bits const* b, int vector, int) {
     return S::widen(b + vector * (S::bytes / 4));
   }
-  static Acc multiply_add(float const* a, Acc b, Acc c) { return S::fma(Acc{} + *a, b, c); }
+  static Acc multiply_add(float const* a, Acc b, Acc c) { return S::fma(splat<Acc>(*a), b, c); }
 };
 
 /// bfloat16 without a dot product: as half, but pairs of k lie side by side, so that widening is
@@ -56,7 +56,7 @@ struct WideBfloat {
     U const pairs = load<U>(b + vector * (S::bytes / 2));
     return (Acc)(sub == 0 ? pairs << 16 : pairs & 0xffff0000U);
   }
-  static Acc multiply_add(float const* a, Acc b, Acc c) { return S::fma(Acc{} + *a, b, c); }
+  static Acc multiply_add(float const* a, Acc b, Acc c) { return S::fma(splat<Acc>(*a), b, c); }
 };
 
 /// bfloat16 with a dot product of pairs: A and B hold elements.
@@ -73,7 +73,7 @@ struct DotBfloat {
   static Acc multiply_add(bf16_bits const* a, Pairs b, Acc c) {
     std::int32_t pair;
     __builtin_memcpy(&pair, a, 4);
-    return S::dot(Pairs{} + pair, b, c);
+    return S::dot(splat<Pairs>(pair), b, c);
   }
 };
 
@@ -138,15 +138,40 @@ void pack_a(PackA const& p) {
   }
 }
 
+/// Transposes squares of words: one float or double, or two 16-bit elements of consecutive k.
 template <class S, class F>
 void pack_b(PackB const& p) {
   using Element = typename F::Element;
-  constexpr int columns = panel_columns<F>, step = F::k_step;
+  using Word = typename Traits<typename F::Acc>::Word;
+  constexpr int lanes = acc_lanes<F>, columns = panel_columns<F>, step = F::k_step;
+  constexpr int per_word = sizeof(Word) / sizeof(Element);
   std::int64_t const padded_k = round_up(p.k, F::k_multiple);
+  std::int64_t const whole = p.k / (lanes * per_word) * (lanes * per_word);
   auto* const out = static_cast<Element*>(p.out);
+  for (int first = 0; first < columns; first += lanes) {
+    for (std::int64_t k = 0; k < whole; k += lanes * per_word) {
+      Vec<Word, lanes> words[lanes];
+#pragma GCC unroll 16
+      for (int n = 0; n < lanes; ++n) {
+        auto const* const column = static_cast<Element const*>(p.columns[first + n]);
+        words[n] = column == nullptr ? Vec<Word, lanes>{} : load<Vec<Word, lanes>>(column + k);
+      }
+      transpose(words);
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) {
+        Element* const row = out + (k + i * per_word) * columns + first * step;
+        if constexpr (step == per_word) {
+          store(row, words[i]);
+        } else {  // two k in a word that belong into two rows
+          store(row, __builtin_convertvector(words[i], Vec<std::int16_t, lanes>));
+          store(row + columns, __builtin_convertvector(words[i] >> 16, Vec<std::int16_t, lanes>));
+        }
+      }
+    }
+  }
   for (int n = 0; n < columns; ++n) {
     auto const* const column = static_cast<Element const*>(p.columns[n]);
-    for (std::int64_t k = 0; k < padded_k; ++k) {
+    for (std::int64_t k = whole; k < padded_k; ++k) {
       out[k / step * (columns * step) + n * step + k % step] =
           column != nullptr && k < p.k ? column[k] : Element{};
     }
@@ -158,8 +183,8 @@ void pack_b(PackB const& p) {
 /// acc[Rows][panel_columns] (+)= A[Rows][k] . B[k][panel_columns]
 template <class S, class F, int Rows>
 inline void multiply_tile(std::int64_t k, typename F::Packed const* a, std::int64_t stride,
-                          typename F::Element const* b, typename Traits<typename F::Acc>::Scalar* acc,
-                          bool resume) {
+                          typename F::Element const* b,
+                          typename Traits<typename F::Acc>::Scalar* acc, bool resume) {
   using V = typename F::Acc;
   constexpr int lanes = acc_lanes<F>;
   V c[Rows][2];
@@ -230,7 +255,8 @@ void finish(Multiply const& m, std::int64_t panel, std::int64_t first, std::int6
   std::int64_t const column = panel * (Gated ? lanes : 2 * lanes);
   std::int64_t const columns = m.out_columns - column;
   auto* const out = static_cast<X*>(m.out) + column;
-  V const alpha = V{} + static_cast<Scalar>(m.alpha), limit = V{} + static_cast<Scalar>(m.limit);
+  V const alpha = splat<V>(static_cast<Scalar>(m.alpha));
+  V const limit = splat<V>(static_cast<Scalar>(m.limit));
   for (std::int64_t r = 0; r < rows; ++r) {
     V const x0 = load<V>(acc + r * 2 * lanes) + bias0;
     V const x1 = load<V>(acc + r * 2 * lanes + lanes) + bias1;
@@ -242,7 +268,8 @@ void finish(Multiply const& m, std::int64_t panel, std::int64_t first, std::int6
       store_columns<S>(scaled(activate<S, F>(x0, x1, alpha, limit)), row, columns);
     } else {
       store_columns<S>(scaled(activate<S, F>(x0)), row, columns);
-      if (columns > lanes) store_columns<S>(scaled(activate<S, F>(x1)), row + lanes, columns - lanes);
+      if (columns > lanes)
+        store_columns<S>(scaled(activate<S, F>(x1)), row + lanes, columns - lanes);
     }
   }
 }

@@ -94,6 +94,6 @@ void multiply_amx(Multiply const& m) {
 
 }  // namespace
 
-HostKernel const amx_bf16_kernel = make_kernel<Simd, TileFormat>(Isa::amx, &multiply_amx);
+constinit HostKernel const amx_bf16_kernel = make_kernel<Simd, TileFormat>(Isa::amx, &multiply_amx);
 
 }  // namespace kmoe::device

@@ -20,9 +20,7 @@ struct Simd {
   static Doubles fma(Doubles a, Doubles b, Doubles c) {
     return (Doubles)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
   }
-  static Floats widen(f16_bits const* p) {
-    return (Floats)_mm256_cvtph_ps(load<__m128i>(p));
-  }
+  static Floats widen(f16_bits const* p) { return (Floats)_mm256_cvtph_ps(load<__m128i>(p)); }
   static void narrow(Floats v, f16_bits* p) {
     store(p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
@@ -30,10 +28,9 @@ struct Simd {
 
 }  // namespace
 
-HostKernel const avx2_kernels[4] = {
+constinit HostKernel const avx2_kernels[4] = {
     make_kernel<Simd, DirectFormat<Simd, double>>(Isa::avx2),
     make_kernel<Simd, DirectFormat<Simd, float>>(Isa::avx2),
-    make_kernel<Simd, WideBfloat<Simd>>(Isa::avx2),
-    make_kernel<Simd, WideHalf<Simd>>(Isa::avx2)};
+    make_kernel<Simd, WideBfloat<Simd>>(Isa::avx2), make_kernel<Simd, WideHalf<Simd>>(Isa::avx2)};
 
 }  // namespace kmoe::device

@@ -20,9 +20,7 @@ struct Simd {
   static Doubles fma(Doubles a, Doubles b, Doubles c) {
     return (Doubles)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
   }
-  static Floats widen(f16_bits const* p) {
-    return (Floats)_mm512_cvtph_ps(load<__m256i>(p));
-  }
+  static Floats widen(f16_bits const* p) { return (Floats)_mm512_cvtph_ps(load<__m256i>(p)); }
   static void narrow(Floats v, f16_bits* p) {
     store(p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
@@ -30,7 +28,7 @@ struct Simd {
 
 }  // namespace
 
-HostKernel const avx512_kernels[4] = {
+constinit HostKernel const avx512_kernels[4] = {
     make_kernel<Simd, DirectFormat<Simd, double>>(Isa::avx512),
     make_kernel<Simd, DirectFormat<Simd, float>>(Isa::avx512),
     make_kernel<Simd, WideBfloat<Simd>>(Isa::avx512),

@@ -20,9 +20,7 @@ struct Simd {
   static Doubles fma(Doubles a, Doubles b, Doubles c) {
     return (Doubles)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
   }
-  static Floats widen(f16_bits const* p) {
-    return (Floats)_mm512_cvtph_ps(load<__m256i>(p));
-  }
+  static Floats widen(f16_bits const* p) { return (Floats)_mm512_cvtph_ps(load<__m256i>(p)); }
   static void narrow(Floats v, f16_bits* p) {
     store(p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
@@ -33,6 +31,7 @@ struct Simd {
 
 }  // namespace
 
-HostKernel const avx512_bf16_kernel = make_kernel<Simd, DotBfloat<Simd>>(Isa::avx512_bf16);
+constinit HostKernel const avx512_bf16_kernel =
+    make_kernel<Simd, DotBfloat<Simd>>(Isa::avx512_bf16);
 
 }  // namespace kmoe::device

@@ -61,15 +61,19 @@ void Exchange<E, T>::bind(Workspace<E>& ws, DispatchShape const& shape) {
   message_in_ = ws.template matrix<T>(static_cast<std::size_t>(sizes.rows_received), width);
   rows_sent_.bind(ws, shape.num_ranks);
   rows_received_.bind(ws, shape.num_ranks);
-  std::size_t send_bytes = message_out_.size() * sizeof(T);
-  std::size_t recv_bytes = message_in_.size() * sizeof(T);
+  // Not from size(): that of a null View, which a counting workspace hands out, is 0.
+  std::size_t const row_bytes = width * sizeof(T);
+  std::size_t send_bytes = static_cast<std::size_t>(sizes.rows_sent) * row_bytes;
+  std::size_t recv_bytes = static_cast<std::size_t>(sizes.rows_received) * row_bytes;
   if (replicated()) {
-    home_y_ = ws.template matrix<T>(
-        static_cast<std::size_t>(sizes.home_y) * static_cast<std::size_t>(y_rows()), width);
-    send_bytes = std::max(send_bytes, home_y_.size() * sizeof(T));
-    recv_bytes = std::max(recv_bytes, dispatched * static_cast<std::size_t>(y_rows()) * width * sizeof(T));
+    auto const home = static_cast<std::size_t>(sizes.home_y);
+    auto const rows_per_token = static_cast<std::size_t>(y_rows());
+    home_y_ = ws.template matrix<T>(home * rows_per_token, width);
+    send_bytes = std::max(send_bytes, home * rows_per_token * row_bytes);
+    recv_bytes = std::max(recv_bytes, dispatched * rows_per_token * row_bytes);
   } else {
     auto const sent = static_cast<std::size_t>(sizes.sent);
+    std::size_t const token_bytes = std::max(row_bytes, slots * sizeof(Slot));
     tokens_ = ws.template matrix<T>(dispatched, width);
     weights_ = ws.template matrix<float>(dispatched, slots);
     slots_out_ = ws.template matrix<Slot>(sent, slots);
@@ -78,8 +82,8 @@ void Exchange<E, T>::bind(Workspace<E>& ws, DispatchShape const& shape) {
       destinations_.bind(ws, shape.max_tokens, num_slots(), shape.num_ranks);
       tokens_sent_.bind(ws, shape.num_ranks);
     }
-    send_bytes = std::max({send_bytes, sent * width * sizeof(T), sent * slots * sizeof(Slot)});
-    recv_bytes = std::max({recv_bytes, dispatched * width * sizeof(T), dispatched * slots * sizeof(Slot)});
+    send_bytes = std::max(send_bytes, sent * token_bytes);
+    recv_bytes = std::max(recv_bytes, dispatched * token_bytes);
   }
   wire_.bind(ws, shape.stage_through_host, send_bytes, recv_bytes);
 }
@@ -121,7 +125,7 @@ auto Exchange<E, T>::gather(E const& exec, DispatchInput<E, T> const& input,
 
   Kokkos::parallel_for(
       "kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens),
-      PackSlots<E>{input.routing.topk_ids, input.routing.topk_weights, slots_out_});
+      PackSlots<E>{input.routing.topk_ids, input.routing.topk_weights, {}, slots_out_});
   wire_.all_gather(exec, comm_, input.x.data(), tokens_.data(), tokens_at_, hidden());
   wire_.all_gather(exec, comm_, slots_out_.data(), slots_in_.data(), tokens_at_, num_slots());
 
@@ -155,7 +159,7 @@ auto Exchange<E, T>::scatter(E const& exec, DispatchInput<E, T> const& input,
   permute<E, T>(exec, input.x, destinations_, packed);
   Kokkos::parallel_for(
       "kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens_sent_.total()),
-      PackSlotsForRank<E>{owner_, ids, weights, destinations_.slot_of_row, slots_out_});
+      PackSlots<E>{ids, weights, destinations_.slot_of_row, slots_out_});
   own = 0;
   wire_.all_to_all(exec, comm_, packed.data(), tokens_sent_, tokens_.data(), tokens_at_, hidden());
   wire_.all_to_all(exec, comm_, slots_out_.data(), tokens_sent_, slots_in_.data(), tokens_at_,
@@ -165,7 +169,7 @@ auto Exchange<E, T>::scatter(E const& exec, DispatchInput<E, T> const& input,
   Kokkos::deep_copy(exec, row_range(tokens_, static_cast<std::size_t>(first), end), input.x);
   Kokkos::parallel_for(
       "kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens),
-      PackSlots<E>{ids, weights, row_range(slots_in_, static_cast<std::size_t>(first), end)});
+      PackSlots<E>{ids, weights, {}, row_range(slots_in_, static_cast<std::size_t>(first), end)});
 
   statistics.tokens_sent = tokens_sent_.total();
   statistics.tokens_received = tokens_at_.total() - tokens;

@@ -60,22 +60,9 @@ struct MarkRemote {
   }
 };
 
-/// slots[t, :] = ids and weights of token t.
+/// slots[r, :] = ids and weights of a token: the one of row r, or token r without slot_of_row.
 template <ExecutionSpace E>
 struct PackSlots {
-  Matrix<index_t const, E> ids;
-  Matrix<float const, E> weights;
-  Matrix<Slot, E> slots;
-
-  KOKKOS_INLINE_FUNCTION void operator()(offset_t t) const {
-    for (std::size_t k = 0; k < ids.extent(1); ++k) slots(t, k) = {ids(t, k), weights(t, k)};
-  }
-};
-
-/// slots[r, :] = those of the token of row r that the rank it goes to computes, the rest -1.
-template <ExecutionSpace E>
-struct PackSlotsForRank {
-  SlotOwner<E> owner;
   Matrix<index_t const, E> ids;
   Matrix<float const, E> weights;
   Vector<index_t const, E> slot_of_row;
@@ -83,12 +70,8 @@ struct PackSlotsForRank {
 
   KOKKOS_INLINE_FUNCTION void operator()(offset_t r) const {
     auto const num_slots = static_cast<index_t>(ids.extent(1));
-    index_t const t = slot_of_row(r) / num_slots;
-    index_t const rank = owner(ids(t, slot_of_row(r) % num_slots), owner.self);
-    for (index_t k = 0; k < num_slots; ++k) {
-      bool const there = owner(ids(t, k), owner.self) == rank;
-      slots(r, k) = there ? Slot{ids(t, k), weights(t, k)} : Slot{no_expert, 0.0F};
-    }
+    offset_t const t = slot_of_row.extent(0) == 0 ? r : slot_of_row(r) / num_slots;
+    for (index_t k = 0; k < num_slots; ++k) slots(r, k) = {ids(t, k), weights(t, k)};
   }
 };
 

@@ -91,10 +91,10 @@ ExpertMlp<E, T>::ExpertMlp(E const& exec, ExpertWeights<E, T> const& weights,
   if (weights.num_experts() > 0) {
     detail::expect_extent(function, "down.extent(1) must equal gate_up.extent(2) = hidden_size",
                           up.extent(2), down.extent(1), down.label());
-    detail::expect_extent(
-        function, "gate_up.extent(1) must equal the gates and ups of down.extent(2) =",
-        static_cast<long long>(down.extent(2)) * (weights.gated() ? 2 : 1), up.extent(1),
-        up.label());
+    detail::expect_extent(function,
+                          "gate_up.extent(1) must equal the gates and ups of down.extent(2) =",
+                          static_cast<long long>(down.extent(2)) * (weights.gated() ? 2 : 1),
+                          up.extent(1), up.label());
   }
   if (options.activation == Activation::swiglu_oai && !weights.gated()) {
     throw InvalidArgument("kmoe::ExpertMlp: swiglu_oai needs gated weights, found layout plain");
@@ -118,8 +118,7 @@ std::size_t ExpertMlp<E, T>::weight_bytes() const {
 
 template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hidden_size,
-                                    index_t intermediate_size, bool gated, offset_t rows) {
-  static_cast<void>(gated);
+                                    index_t intermediate_size, offset_t rows) {
   max_rows = rows;
   offset_t const window = window_rows<T>(intermediate_size, rows);
   intermediate = ws.template matrix<T>(window, intermediate_size);
@@ -136,14 +135,13 @@ void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hid
 
 template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::bind(E const& exec, Workspace<E>& ws, offset_t max_rows) {
-  scratch_.bind(exec, ws, down_.num_columns(), down_.k(),
-                gate_up_.parts().layout != GateUpLayout::plain, max_rows);
+  scratch_.bind(exec, ws, down_.num_columns(), down_.k(), max_rows);
 }
 
 template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::bind_shape(E const& exec, Workspace<E>& ws, index_t hidden_size,
-                                 index_t intermediate_size, bool gated, offset_t max_rows) {
-  Scratch{}.bind(exec, ws, hidden_size, intermediate_size, gated, max_rows);
+                                 index_t intermediate_size, bool /*gated*/, offset_t max_rows) {
+  Scratch{}.bind(exec, ws, hidden_size, intermediate_size, max_rows);
 }
 
 template <ExecutionSpace E, Element T>
@@ -267,8 +265,9 @@ void ExpertMlp<E, T>::check_shapes(char const* function, InMatrix<T, E> const& x
   if (weights.extent(0) == 0) return;
   detail::expect_extent(function, "the weights' extent(0) must equal x.extent(0) =", x.extent(0),
                         weights.extent(0), weights.label());
-  detail::expect_extent(function, "the weights' extent(1) must equal the slots per token =",
-                        slots_per_token, weights.extent(1), weights.label());
+  detail::expect_extent(function,
+                        "the weights' extent(1) must equal the slots per token =", slots_per_token,
+                        weights.extent(1), weights.label());
 }
 
 #define KMOE_INSTANTIATE(E, T) template class ExpertMlp<E, T>;

@@ -3,7 +3,9 @@
 
 #include <kmoe/gemm/grouped_gemm.hpp>
 
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include <kmoe/core/error.hpp>
 
@@ -44,9 +46,9 @@ void pack_panels(E const& exec, InTensor3<T, E> const& b, InMatrix<accumulate_t<
   offset_t const bytes = panel_bytes(kernel, k), width = kernel.panel_columns;
   auto const layout = parts.layout;
   parts.kernel = &kernel;
-  parts.panels = Vector<std::byte, E>(
-      Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::panels"),
-      static_cast<std::size_t>(parts.groups * panels * bytes));
+  parts.panels =
+      Vector<std::byte, E>(Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::panels"),
+                           static_cast<std::size_t>(parts.groups * panels * bytes));
   if (bias.extent(0) != 0) {
     parts.panel_bias = Vector<accumulate_t<T>, E>(
         Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::panel_bias"),
@@ -90,10 +92,16 @@ template <ExecutionSpace E>
 void check_offsets(char const* function, InVector<offset_t, E> const& offsets, offset_t rows) {
   offset_t last = 0;
   for (std::size_t g = 0; g < offsets.extent(0); ++g) {
-    if (offsets(g) < last) throw_invalid(function, "expert_offsets must be ascending and >= 0", std::to_string(offsets(g)), offsets.label());
+    if (offsets(g) < last) {
+      throw_invalid(function, "expert_offsets must be ascending and >= 0",
+                    std::to_string(offsets(g)), offsets.label());
+    }
     last = offsets(g);
   }
-  if (last > rows) throw_invalid(function, "expert_offsets must be at most a.extent(0) = " + std::to_string(rows), std::to_string(last), offsets.label());
+  if (last > rows) {
+    throw_invalid(function, "expert_offsets must be at most a.extent(0) = " + std::to_string(rows),
+                  std::to_string(last), offsets.label());
+  }
 }
 
 /// Rows and columns of one call; either `b` (raw) or `parts`.
@@ -102,13 +110,19 @@ void multiply(E const& exec, InMatrix<T, E> const& a, PackedParts<E, T> const& p
               InVector<offset_t, E> const& offsets, Matrix<T, E> const& c) {
   constexpr char const* function = "kmoe::grouped_gemm";
   if (parts.layout != GateUpLayout::plain) {
-    throw InvalidArgument("kmoe::grouped_gemm: b must not be gated, found layout " + std::string(to_string(parts.layout)));
+    throw InvalidArgument("kmoe::grouped_gemm: b must not be gated, found layout " +
+                          std::string(to_string(parts.layout)));
   }
   expect_extent(function, "a.extent(1) must equal K of b =", parts.k, a.extent(1), a.label());
   expect_extent(function, "c.extent(1) must equal N of b =", parts.columns, c.extent(1), c.label());
-  expect_extent(function, "c.extent(0) must equal a.extent(0) =", a.extent(0), c.extent(0), c.label());
-  expect_extent(function, "expert_offsets.extent(0) must equal groups + 1 =", offset_t{parts.groups} + 1,
+  expect_extent(function, "c.extent(0) must equal a.extent(0) =", a.extent(0), c.extent(0),
+                c.label());
+  expect_extent(function,
+                "expert_offsets.extent(0) must equal groups + 1 =", offset_t{parts.groups} + 1,
                 offsets.extent(0), offsets.label());
+  if (parts.groups == 0) return;
+  expect(parts.columns >= 1, function, "N of b must be at least 1", parts.columns);
+  expect(parts.k >= 1, function, "K of b must be at least 1", parts.k);
   if constexpr (uses_host_kernels<E>) {
     exec.fence(function);
     check_offsets<E>(function, offsets, a.extent(0));
@@ -155,13 +169,17 @@ PackedWeights<E, T>::PackedWeights(E const& exec, InTensor3<T, E> b, GateUpLayou
                                    InMatrix<accumulate_t<T>, E> bias) {
   constexpr char const* function = "kmoe::PackedWeights";
   bool const gated = layout != GateUpLayout::plain;
-  detail::expect(b.extent(0) == 0 || b.extent(1) >= 1, function, "b.extent(1) must be at least 1", b.extent(1));
-  detail::expect(b.extent(0) == 0 || b.extent(2) >= 1, function, "b.extent(2) must be at least 1", b.extent(2));
+  detail::expect(b.extent(0) == 0 || b.extent(1) >= 1, function, "b.extent(1) must be at least 1",
+                 b.extent(1));
+  detail::expect(b.extent(0) == 0 || b.extent(2) >= 1, function, "b.extent(2) must be at least 1",
+                 b.extent(2));
   detail::expect(!gated || b.extent(1) % 2 == 0, function,
                  "b.extent(1) must be even: as many gates as ups", b.extent(1));
   if (bias.extent(0) != 0) {
-    detail::expect_extent(function, "bias.extent(0) must equal b.extent(0) =", b.extent(0), bias.extent(0), bias.label());
-    detail::expect_extent(function, "bias.extent(1) must equal b.extent(1) =", b.extent(1), bias.extent(1), bias.label());
+    detail::expect_extent(function, "bias.extent(0) must equal b.extent(0) =", b.extent(0),
+                          bias.extent(0), bias.label());
+    detail::expect_extent(function, "bias.extent(1) must equal b.extent(1) =", b.extent(1),
+                          bias.extent(1), bias.label());
   }
   parts_.groups = static_cast<index_t>(b.extent(0));
   parts_.columns = static_cast<index_t>(b.extent(1) / (gated ? 2 : 1));
@@ -182,7 +200,8 @@ std::size_t PackedWeights<E, T>::bytes() const {
 }
 
 template <ExecutionSpace E, Element T>
-void grouped_gemm(E const& exec, InMatrix<T, E> a, PackedWeights<E, std::type_identity_t<T>> const& b,
+void grouped_gemm(E const& exec, InMatrix<T, E> a,
+                  PackedWeights<E, std::type_identity_t<T>> const& b,
                   InVector<offset_t, E> expert_offsets, Matrix<T, E> const& c) {
   detail::multiply<E, T>(exec, a, b.parts(), nullptr, expert_offsets, c);
 }
@@ -198,12 +217,12 @@ void grouped_gemm(E const& exec, InMatrix<T, E> a, InTensor3<T, E> b,
   detail::multiply<E, T>(exec, a, parts, b.data(), expert_offsets, c);
 }
 
-#define KMOE_INSTANTIATE(E, T)                                                                    \
-  template class PackedWeights<E, T>;                                                             \
-  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>,                                      \
-                                   PackedWeights<E, std::type_identity_t<T>> const&,              \
-                                   InVector<offset_t, E>, Matrix<T, E> const&);                   \
-  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>, InTensor3<T, E>,                     \
+#define KMOE_INSTANTIATE(E, T)                                                       \
+  template class PackedWeights<E, T>;                                                \
+  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>,                         \
+                                   PackedWeights<E, std::type_identity_t<T>> const&, \
+                                   InVector<offset_t, E>, Matrix<T, E> const&);      \
+  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>, InTensor3<T, E>,        \
                                    InVector<offset_t, E>, Matrix<T, E> const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE

@@ -90,9 +90,8 @@ void HostGemm::work(index_t worker) const {
       m.b = b;
       m.panels = count;
       if (bias != nullptr) {
-        m.bias = static_cast<std::byte const*>(bias) + (group * group_panels + panel) *
-                                                           kernel->panel_columns *
-                                                           kernel->accumulate_bytes;
+        m.bias = static_cast<std::byte const*>(bias) +
+                 (group * group_panels + panel) * kernel->panel_columns * kernel->accumulate_bytes;
       }
       m.out = static_cast<std::byte*>(out) +
               ((first - out_first) * out_stride + column) * kernel->element_bytes;
@@ -100,8 +99,9 @@ void HostGemm::work(index_t worker) const {
       kernel->multiply(m);
     };
     if (raw == nullptr) {
-      multiply(panel_begin, panel_end - panel_begin,
-               static_cast<std::byte const*>(panels) + (group * group_panels + panel_begin) * bytes);
+      multiply(
+          panel_begin, panel_end - panel_begin,
+          static_cast<std::byte const*>(panels) + (group * group_panels + panel_begin) * bytes);
       continue;
     }
     for (offset_t panel = panel_begin; panel < panel_end; ++panel) {

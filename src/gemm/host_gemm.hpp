@@ -23,8 +23,8 @@ namespace kmoe::detail {
 /// Whether the host kernels serve an execution space.
 template <ExecutionSpace E>
 inline constexpr bool uses_host_kernels =
-    Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename E::memory_space>::accessible &&
-    Kokkos::SpaceAccessibility<E, Kokkos::HostSpace>::accessible;
+    Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename E::memory_space>::accessible&&
+        Kokkos::SpaceAccessibility<E, Kokkos::HostSpace>::accessible;
 
 template <Element T>
 device::HostKernel const& host_kernel_of() {
@@ -72,12 +72,11 @@ struct WorkerLayout {
 inline WorkerLayout worker_layout(device::HostKernel const& kernel, offset_t k, offset_t max_rows,
                                   bool pack_panels) {
   constexpr offset_t line = 128;
-  offset_t const rows =
-      std::min(full_block_rows(kernel, k), round_up(max_rows, kernel.tile_rows));
+  offset_t const rows = std::min(full_block_rows(kernel, k), round_up(max_rows, kernel.tile_rows));
   WorkerLayout layout;
   layout.accumulators = round_up(block_bytes(kernel, rows, k), line);
-  layout.weights = layout.accumulators +
-                   round_up(rows * kernel.panel_columns * kernel.accumulate_bytes, line);
+  layout.weights =
+      layout.accumulators + round_up(rows * kernel.panel_columns * kernel.accumulate_bytes, line);
   layout.panel = layout.weights + round_up(rows * offset_t{sizeof(float)}, line);
   layout.bytes = layout.panel + (pack_panels ? round_up(panel_bytes(kernel, k), line) : 0);
   return layout;
@@ -87,22 +86,22 @@ inline WorkerLayout worker_layout(device::HostKernel const& kernel, offset_t k, 
 struct HostGemm {
   device::HostKernel const* kernel = nullptr;
   index_t groups = 0;
-  offset_t const* offsets = nullptr;     // [groups + 1]
-  offset_t row_begin = 0, row_end = 0;   // the rows to compute, cut out of all groups
+  offset_t const* offsets = nullptr;    // [groups + 1]
+  offset_t row_begin = 0, row_end = 0;  // the rows to compute, cut out of all groups
 
-  index_t const* slots = nullptr;        // of each row; null: row r is slot r
+  index_t const* slots = nullptr;  // of each row; null: row r is slot r
   void const* x = nullptr;
   offset_t x_stride = 0;
-  index_t slots_per_row = 0;             // row r is x[slot / slots_per_row]; 0: x[r - x_first]
+  index_t slots_per_row = 0;  // row r is x[slot / slots_per_row]; 0: x[r - x_first]
   offset_t x_first = 0;
   float const* input_weights = nullptr;  // by slot
 
   offset_t k = 0;
-  offset_t columns = 0;                  // of c
+  offset_t columns = 0;  // of c
   bool gated = false;
-  void const* panels = nullptr;          // packed, or
-  void const* raw = nullptr;             // [groups, columns, k], packed on the fly
-  void const* bias = nullptr;            // [groups, panels, panel_columns]
+  void const* panels = nullptr;  // packed, or
+  void const* raw = nullptr;     // [groups, columns, k], packed on the fly
+  void const* bias = nullptr;    // [groups, panels, panel_columns]
 
   device::Epilogue epilogue = device::Epilogue::identity;
   float alpha = 0, limit = 0;
@@ -111,9 +110,9 @@ struct HostGemm {
   offset_t out_stride = 0, out_first = 0;
 
   index_t workers = 1;
-  std::byte* worker_memory = nullptr;     // [workers][layout.bytes]
+  std::byte* worker_memory = nullptr;  // [workers][layout.bytes]
   WorkerLayout layout;
-  offset_t* block_offsets = nullptr;      // [groups + 1], then the task counter
+  offset_t* block_offsets = nullptr;  // [groups + 1], then the task counter
 
   // Derived by prepare().
   offset_t full_rows = 0, group_panels = 0, splits = 1, tasks = 0;

@@ -8,10 +8,9 @@
 #include <cmath>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include <kmoe/core/error.hpp>
 
+#include "io/json.hpp"
 #include "io/mapped_file.hpp"
 
 namespace kmoe::io::detail {
@@ -202,15 +201,7 @@ std::string type_of(json const& object) {
 ModelConfig read_config(std::filesystem::path const& file) {
   std::string const path = file.string();
   MappedFile const mapped(file);
-  json root;
-  try {
-    std::string_view const text = mapped.text(0, mapped.bytes().size());
-    root = json::parse(text.begin(), text.end());
-  } catch (json::parse_error const& error) {
-    fail(path, error.byte > 0 ? error.byte - 1 : 0, std::string("not valid JSON: ") + error.what());
-  }
-  if (!root.is_object()) fail(path, 0, "the JSON is not an object");
-
+  json const root = parse_object(mapped.text(0, mapped.bytes().size()), path, 0);
   json const* object = &root;
   ModelConfig model;
   model.model_type = type_of(root);

@@ -212,6 +212,23 @@ std::string npy_header(std::string_view descr, offset_t rows, offset_t cols) {
   return header + text;
 }
 
+/// Checks that a matrix can hold rows first_row.. of a file of rows x cols.
+template <class V>
+void check_rows(std::string_view function, V const& matrix, offset_t first_row, offset_t rows,
+                offset_t cols, std::string const& file) {
+  auto const count = static_cast<offset_t>(matrix.extent(0));
+  kmoe::detail::expect_extent(function, "columns of the matrix must equal those of " + file + ",",
+                              cols, static_cast<offset_t>(matrix.extent(1)), matrix.label());
+  if (!matrix.span_is_contiguous()) {  // a subview of columns is LayoutRight, too
+    kmoe::detail::throw_invalid(function, "rows of the matrix must be contiguous",
+                                "a stride of " + std::to_string(matrix.stride(0)), matrix.label());
+  }
+  kmoe::detail::expect(first_row >= 0 && count <= rows && first_row <= rows - count, function,
+                       "first_row must leave " + std::to_string(count) + " of the " +
+                           std::to_string(rows) + " rows of " + file,
+                       first_row);
+}
+
 }  // namespace
 
 std::optional<DataType> data_type_from_safetensors(std::string_view dtype) {
@@ -255,19 +272,12 @@ MatrixFile open_matrix(std::filesystem::path const& path, std::string_view name)
 
 template <Element T>
 void read_rows(MatrixFile const& file, offset_t first_row, HostMatrix<T> const& out) {
-  auto const rows = static_cast<offset_t>(out.extent(0));
-  kmoe::detail::expect_extent("kmoe::io::read_rows", "out.extent(1) must equal the file's columns",
-                              file.cols, static_cast<offset_t>(out.extent(1)), out.label());
-  kmoe::detail::expect(first_row >= 0 && rows <= file.rows && first_row <= file.rows - rows,
-                       "kmoe::io::read_rows",
-                       "first_row must leave " + std::to_string(rows) + " of the " +
-                           std::to_string(file.rows) + " rows of " + file.name,
-                       first_row);
+  check_rows("kmoe::io::read_rows", out, first_row, file.rows, file.cols, file.name);
   auto const stride = file.cols * static_cast<offset_t>(size_of(file.dtype));
   detail::convert<T>({},
                      {{.data = file.bytes.data() + first_row * stride,
                        .dtype = file.dtype,
-                       .rows = rows,
+                       .rows = static_cast<offset_t>(out.extent(0)),
                        .cols = file.cols}},
                      out.data());
 }
@@ -304,14 +314,7 @@ MatrixOutput create_matrix(std::filesystem::path const& path, DataType dtype, of
 
 template <Element T>
 void write_rows(MatrixOutput const& file, offset_t first_row, HostMatrix<T const> const& in) {
-  auto const rows = static_cast<offset_t>(in.extent(0));
-  kmoe::detail::expect_extent("kmoe::io::write_rows", "in.extent(1) must equal the file's columns",
-                              file.cols, static_cast<offset_t>(in.extent(1)), in.label());
-  kmoe::detail::expect(first_row >= 0 && rows <= file.rows && first_row <= file.rows - rows,
-                       "kmoe::io::write_rows",
-                       "first_row must leave " + std::to_string(rows) + " of the " +
-                           std::to_string(file.rows) + " rows of " + file.path.string(),
-                       first_row);
+  check_rows("kmoe::io::write_rows", in, first_row, file.rows, file.cols, file.path.string());
   auto const write = [&](auto const* data) {
     std::size_t const size = sizeof(*data);
     auto const row = static_cast<std::uint64_t>(file.cols) * size;
@@ -326,7 +329,7 @@ void write_rows(MatrixOutput const& file, offset_t first_row, HostMatrix<T const
       detail::convert<float>({},
                              {{.data = reinterpret_cast<std::byte const*>(in.data()),
                                .dtype = DataType::bf16,
-                               .rows = rows,
+                               .rows = static_cast<offset_t>(in.extent(0)),
                                .cols = file.cols}},
                              widened.data());
       return write(static_cast<float const*>(widened.data()));

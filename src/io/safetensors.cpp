@@ -8,10 +8,9 @@
 #include <set>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include <kmoe/core/error.hpp>
 
+#include "io/json.hpp"
 #include "io/mapped_file.hpp"
 #include "io/safetensors_header.hpp"
 
@@ -48,15 +47,7 @@ json parse(std::string_view text, std::string const& path, std::uint64_t offset)
     }
     return true;
   };
-  json parsed;
-  try {
-    parsed = json::parse(text.begin(), text.end(), check);
-  } catch (json::parse_error const& error) {
-    std::size_t const at = error.byte > 0 ? error.byte - 1 : 0;
-    detail::fail(path, offset + at, std::string("not valid JSON: ") + error.what());
-  }
-  if (!parsed.is_object()) detail::fail(path, offset, "the JSON is not an object");
-  return parsed;
+  return detail::parse_object(text, path, offset, check);
 }
 
 bool is_list_of_unsigned(json const& value) {

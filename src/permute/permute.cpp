@@ -31,7 +31,7 @@ struct Tiles {
   KOKKOS_INLINE_FUNCTION offset_t row(offset_t i) const { return i / per_row; }
   KOKKOS_INLINE_FUNCTION offset_t begin(offset_t i) const { return i % per_row * tile<E>; }
   KOKKOS_INLINE_FUNCTION offset_t size(offset_t i) const {
-    return Kokkos::min(tile<E>, width - begin(i));
+    return Kokkos::min(offset_t{tile<E>}, width - begin(i));  // a copy: min takes references
   }
 };
 

@@ -7,6 +7,8 @@
 
 #include <kmoe/routing/router.hpp>
 
+#include "device/isa.hpp"
+
 namespace kmoe::routing {
 
 /// Consecutive h that are added up before they join the total: bounds the rounding error of a long
@@ -40,50 +42,73 @@ struct LogitPerThread {
   }
 };
 
-/// A tile of 64 tokens x 64 columns at a time: each worker packs slices of x and of the weights,
-/// converted to A, into its own scratch, and multiplies those. Rows that a tile lacks are zeros, so
-/// every logit comes out of the same code whatever its place.
+/// A tile of 64 tokens x 64 columns at a time, for hosts: a worker packs a slice of x and of the
+/// weights, converted to A, into its own scratch, multiplies them with the kernels of the
+/// processor's instruction set, and adds the product to the tile's totals.
 template <ExecutionSpace E, Element T>
 struct LogitTiles {
   using A = accumulate_t<T>;
   static constexpr index_t tile = 64;
-  // 4 x 8 sums fit the 16 registers of SSE2; compilers vectorize the innermost loop.
-  static constexpr index_t rows = 4;
-  static constexpr index_t cols = 8;
-  /// Scratch of one worker: a slice of x, a slice of the weights and the totals.
-  static constexpr offset_t scratch_size = 2 * tile * slice + tile * tile;
 
   Matrix<T const, E> x;
   RouterWeights<E, T> weights;
   Matrix<float, E> logits;
   Vector<A, E> scratch;
   index_t num_workers;
+  device::HostKernel const* kernel = &host_kernel();
 
-  static index_t ceil_div(index_t a, index_t b) { return a / b + (a % b != 0 ? 1 : 0); }
+  static device::HostKernel const& host_kernel() {
+    return device::host_kernel(device::host_isa(), std::is_same_v<A, double>
+                                                       ? device::HostElement::f64
+                                                       : device::HostElement::f32);
+  }
+
+  // Parts of a worker's scratch, in numbers of A.
+  struct Layout {
+    offset_t packed_x, packed_w, converted, product, totals, accumulators, size;
+  };
+  static Layout layout(device::HostKernel const& k) {
+    Layout l{};
+    auto const take = [&l](offset_t n) {
+      offset_t const begin = l.size;
+      l.size += (n + 15) / 16 * 16;
+      return begin;
+    };
+    offset_t const rows = (tile + k.tile_rows - 1) / k.tile_rows * k.tile_rows;
+    offset_t const cuts = (slice + k.k_block - 1) / k.k_block;
+    l.packed_x = take(rows * cuts * (k.k_block + k.a_pad));
+    l.packed_w = take(tile * slice);
+    l.converted = take(std::is_same_v<T, A> ? 0 : tile * slice);
+    l.product = take(tile * tile);
+    l.totals = take(tile * tile);
+    l.accumulators = take(rows * k.panel_columns);
+    return l;
+  }
+  static offset_t scratch_size() { return layout(host_kernel()).size; }
 
   void operator()(index_t worker) const {
-    A* const packed_x = scratch.data() + worker * scratch_size;
-    A* const packed_w = packed_x + tile * slice;
-    A* const totals = packed_w + tile * slice;
+    Layout const at = layout(*kernel);
+    A* const memory = scratch.data() + worker * at.size;
+    A* const totals = memory + at.totals;
     auto const tokens = static_cast<index_t>(logits.extent(0));
     auto const columns = static_cast<index_t>(logits.extent(1));
     auto const hidden = static_cast<index_t>(x.extent(1));
-    index_t const column_tiles = ceil_div(columns, tile);
-    offset_t const num_tiles = static_cast<offset_t>(ceil_div(tokens, tile)) * column_tiles;
+    index_t const column_tiles = (columns - 1) / tile + 1;
+    offset_t const num_tiles = static_cast<offset_t>((tokens - 1) / tile + 1) * column_tiles;
     for (offset_t i = worker; i < num_tiles; i += num_workers) {
       auto const t = static_cast<index_t>(i / column_tiles) * tile;
       auto const e = static_cast<index_t>(i % column_tiles) * tile;
       index_t const num_t = Kokkos::min(tile, tokens - t);
       index_t const num_e = Kokkos::min(tile, columns - e);
-      for (index_t j = 0; j < tile * tile; ++j) totals[j] = 0;
+      for (index_t j = 0; j < num_t * tile; ++j) totals[j] = 0;
       for (index_t h = 0; h < hidden; h += slice) {
         index_t const depth = Kokkos::min(slice, hidden - h);
-        pack<rows>(x, t, num_t, h, depth, packed_x);
-        pack<cols>(weights.weight, e, num_e, h, depth, packed_w);
-        for (index_t n = 0; n < num_e; n += cols) {
-          for (index_t m = 0; m < num_t; m += rows) {
-            multiply(packed_x + m * depth, packed_w + n * depth, depth, totals + m * tile + n);
-          }
+        pack_x(t, num_t, h, depth, memory, at);
+        pack_w(e, num_e, h, depth, memory, at);
+        multiply(num_t, num_e, depth, memory, at);
+        A const* const product = memory + at.product;
+        for (index_t m = 0; m < num_t; ++m) {
+          for (index_t n = 0; n < num_e; ++n) totals[m * tile + n] += product[m * tile + n];
         }
       }
       for (index_t m = 0; m < num_t; ++m) {
@@ -97,33 +122,62 @@ struct LogitTiles {
     }
   }
 
-  /// Panels of `width` rows, each stored as [depth][width]; missing rows of the last one are zero.
-  template <index_t width>
-  static void pack(Matrix<T const, E> const& from, index_t row, index_t num_rows, index_t h,
-                   index_t depth, A* to) {
-    for (index_t p = 0; p < num_rows; p += width, to += width * depth) {
-      for (index_t r = 0; r < width; ++r) {
-        if (p + r < num_rows) {
-          T const* const source = detail::row_of(from, row + p + r) + h;
-          for (index_t k = 0; k < depth; ++k) to[k * width + r] = static_cast<A>(source[k]);
-        } else {
-          for (index_t k = 0; k < depth; ++k) to[k * width + r] = 0;
-        }
+ private:
+  /// Rows `row` + 0 .. num_rows - 1 from column h on, as numbers of A: in place, or converted.
+  struct Rows {
+    A const* data;
+    offset_t stride;
+  };
+  static Rows rows_of(Matrix<T const, E> const& from, index_t row, index_t num_rows, index_t h,
+                      index_t depth, A* converted) {
+    if constexpr (std::is_same_v<T, A>) {
+      return {detail::row_of(from, row) + h, static_cast<offset_t>(from.stride(0))};
+    } else {
+      for (index_t r = 0; r < num_rows; ++r) {
+        T const* const source = detail::row_of(from, row + r) + h;
+        for (index_t k = 0; k < depth; ++k) converted[r * slice + k] = static_cast<A>(source[k]);
       }
+      return {converted, slice};
     }
   }
 
-  static void multiply(A const* a, A const* b, index_t depth, A* totals) {
-    A sum[rows][cols] = {};
-    for (index_t k = 0; k < depth; ++k) {
-      for (index_t m = 0; m < rows; ++m) {
-        A const factor = a[k * rows + m];
-        for (index_t n = 0; n < cols; ++n) sum[m][n] += factor * b[k * cols + n];
-      }
+  void pack_x(index_t t, index_t num_t, index_t h, index_t depth, A* memory,
+              Layout const& at) const {
+    Rows const rows = rows_of(x, t, num_t, h, depth, memory + at.converted);
+    device::PackA pack{};
+    pack.x = rows.data;
+    pack.stride = rows.stride;
+    pack.rows = num_t;
+    pack.k = depth;
+    pack.out = memory + at.packed_x;
+    kernel->pack_a(pack);
+  }
+
+  void pack_w(index_t e, index_t num_e, index_t h, index_t depth, A* memory,
+              Layout const& at) const {
+    Rows const rows = rows_of(weights.weight, e, num_e, h, depth, memory + at.converted);
+    void const* addresses[tile];
+    for (index_t n = 0; n < tile; ++n) {
+      addresses[n] = n < num_e ? rows.data + n * rows.stride : nullptr;
     }
-    for (index_t m = 0; m < rows; ++m) {
-      for (index_t n = 0; n < cols; ++n) totals[m * tile + n] += sum[m][n];
+    for (index_t n = 0; n < num_e; n += kernel->panel_columns) {
+      kernel->pack_b({addresses + n, depth, memory + at.packed_w + n * depth});
     }
+  }
+
+  void multiply(index_t num_t, index_t num_e, index_t depth, A* memory, Layout const& at) const {
+    device::Multiply m{};
+    m.a = memory + at.packed_x;
+    m.rows = num_t;
+    m.k = depth;
+    m.b = memory + at.packed_w;
+    m.panels = (num_e - 1) / kernel->panel_columns + 1;
+    m.out = memory + at.product;
+    m.out_stride = tile;
+    m.out_columns = num_e;
+    m.accumulators = memory + at.accumulators;
+    m.epilogue = device::Epilogue::identity;
+    kernel->multiply(m);
   }
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include <kmoe/core/config.hpp>
 #include <kmoe/routing/router.hpp>
@@ -22,15 +23,22 @@ constexpr bool on_host = std::is_same_v<typename E::memory_space, Kokkos::HostSp
 
 #ifdef KMOE_HAVE_KOKKOSKERNELS
 
-/// A BLAS library chooses its kernel, and with it the order of the sums, by the shape of the
-/// matrices (and some by their alignment): every call has the same shape and the same addresses.
+/// A BLAS library is free to order the sums of an entry by the shape of the matrices, the place of
+/// the entry and the number of threads, and libraries do. Three things keep that from a token's bits:
+/// all calls have the same shapes; their 16 tokens are what the library sees as consecutive entries
+/// of a column, one register tile, which all its kernels treat alike; and each call is too small to
+/// be split over threads (OpenBLAS: up to 2^18 multiplications), so no sum depends on their number.
+/// With 64 tokens to a call, or tokens as columns, OpenBLAS' AVX2 kernels for float depend on the
+/// place; with all of H in one call, the threads decide where sums are cut.
 template <ExecutionSpace E, Element T>
 struct BlasLogits {
   static constexpr bool available = on_host<E> && std::is_same_v<T, accumulate_t<T>>;
-  static constexpr index_t block = 64;
+  static constexpr index_t block = 16;
+  static constexpr index_t columns_per_call = 64;
 
   static std::size_t scratch_size(index_t num_columns, index_t hidden) {
-    return static_cast<std::size_t>(block) * (padded(hidden) + padded(num_columns));
+    return static_cast<std::size_t>(block) *
+           (static_cast<std::size_t>(hidden) + static_cast<std::size_t>(num_columns));
   }
 
   static void run(E const& exec, Matrix<T const, E> const& x, RouterWeights<E, T> const& weights,
@@ -39,7 +47,7 @@ struct BlasLogits {
     auto const columns = static_cast<index_t>(logits.extent(1));
     auto const hidden = static_cast<index_t>(x.extent(1));
     Matrix<T, E> const a(scratch.data(), block, hidden);
-    Matrix<T, E> const c(scratch.data() + block * padded(hidden), block, columns);
+    Matrix<T, E> const sums(scratch.data() + a.size(), columns, block);
     auto const bias = weights.bias;
     using Rows = Kokkos::RangePolicy<E, Kokkos::IndexType<index_t>>;
     for (index_t begin = 0; begin < tokens; begin += block) {
@@ -48,11 +56,11 @@ struct BlasLogits {
           "kmoe::router_logits_load", Rows(exec, 0, block), KOKKOS_LAMBDA(index_t t) {
             for (index_t h = 0; h < hidden; ++h) a(t, h) = t < count ? x(begin + t, h) : T(0);
           });
-      KokkosBlas::gemm(exec, "N", "T", T(1), a, weights.weight, T(0), c);
+      multiply(exec, weights.weight, a, sums);
       Kokkos::parallel_for(
           "kmoe::router_logits_store", Rows(exec, 0, count), KOKKOS_LAMBDA(index_t t) {
             for (index_t e = 0; e < columns; ++e) {
-              T const sum = bias.extent(0) > 0 ? c(t, e) + static_cast<T>(bias(e)) : c(t, e);
+              T const sum = bias.extent(0) > 0 ? sums(e, t) + static_cast<T>(bias(e)) : sums(e, t);
               logits(begin + t, e) = static_cast<float>(sum);
             }
           });
@@ -60,9 +68,21 @@ struct BlasLogits {
   }
 
  private:
-  static std::size_t padded(index_t n) {
-    constexpr std::size_t line = Workspace<E>::alignment / sizeof(T);
-    return (static_cast<std::size_t>(n) + line - 1) / line * line;
+  /// sums [C, 16] = weight [C, H] . a [16, H]^T
+  static void multiply(E const& exec, Matrix<T const, E> const& weight, Matrix<T, E> const& a,
+                       Matrix<T, E> const& sums) {
+    auto const columns = static_cast<index_t>(sums.extent(0));
+    auto const hidden = static_cast<index_t>(a.extent(1));
+    if (hidden == 0) Kokkos::deep_copy(exec, sums, T(0));
+    for (index_t e = 0; e < columns; e += columns_per_call) {
+      std::pair const es(e, std::min(columns, e + columns_per_call));
+      for (index_t h = 0; h < hidden; h += routing::slice) {
+        std::pair const hs(h, std::min(hidden, h + routing::slice));
+        KokkosBlas::gemm(exec, "N", "T", T(1), Kokkos::subview(weight, es, hs),
+                         Kokkos::subview(a, Kokkos::ALL, hs), T(h > 0),
+                         Kokkos::subview(sums, es, Kokkos::ALL));
+      }
+    }
   }
 };
 
@@ -80,7 +100,7 @@ std::size_t scratch_size(index_t num_columns, index_t hidden, index_t num_worker
   if constexpr (BlasLogits<E, T>::available) {
     return BlasLogits<E, T>::scratch_size(num_columns, hidden);
   } else if constexpr (on_host<E>) {
-    return static_cast<std::size_t>(routing::LogitTiles<E, T>::scratch_size * num_workers);
+    return static_cast<std::size_t>(routing::LogitTiles<E, T>::scratch_size() * num_workers);
   } else {
     return 0;
   }
@@ -125,7 +145,7 @@ void router_logits(E const& exec, InMatrix<T, E> x, RouterWeights<E, T> const& w
   } else if constexpr (on_host<E>) {
     using Tiles = routing::LogitTiles<E, T>;
     auto const num_workers =
-        static_cast<index_t>(number(scratch.buffer.extent(0)) / Tiles::scratch_size);
+        static_cast<index_t>(number(scratch.buffer.extent(0)) / Tiles::scratch_size());
     Kokkos::parallel_for("kmoe::router_logits",
                          Kokkos::RangePolicy<E, Kokkos::IndexType<index_t>>(exec, 0, num_workers),
                          Tiles{x, weights, logits, scratch.buffer, num_workers});

@@ -4,17 +4,18 @@
 // The layer against the float64 reference, its memory, and its errors, which are the same on every
 // rank.
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
+#include <cmath>
+#include <memory>
 
 #include <gtest/gtest.h>
 #include <mpi.h>
 
 #include <kmoe/layer/moe_layer.hpp>
 
-#include "reference/moe_layer.hpp"
+#include "reference/expert_mlp.hpp"
 #include "support/layer_model.hpp"
+#include "support/tolerance.hpp"
+#include "support/watch_allocations.hpp"
 
 namespace {
 
@@ -22,45 +23,6 @@ using kmoe::index_t;
 using kmoe::test::LayerModel;
 using Space = Kokkos::DefaultExecutionSpace;
 using Layer = kmoe::MoeLayer<Space, float>;
-
-// Counted while a forward() runs: memory from Kokkos, and blocks from operator new that are too
-// large to be a kernel's label.
-std::atomic<bool> watching{false};
-std::atomic<std::size_t> kokkos_allocations{0};
-std::atomic<std::size_t> kokkos_bytes{0};
-std::atomic<std::size_t> large_blocks{0};
-constexpr std::size_t large = 1024;
-
-}  // namespace
-
-void* operator new(std::size_t size) {
-  if (watching && size >= large) ++large_blocks;
-  if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-
-namespace {
-
-class WatchAllocations {
- public:
-  WatchAllocations() {
-    kokkos_allocations = kokkos_bytes = large_blocks = 0;
-    Kokkos::Tools::Experimental::set_allocate_data_callback(
-        [](Kokkos_Profiling_SpaceHandle, char const*, void const*, std::uint64_t bytes) {
-          ++kokkos_allocations;
-          kokkos_bytes += bytes;
-        });
-    watching = true;
-  }
-  WatchAllocations(WatchAllocations const&) = delete;
-  WatchAllocations& operator=(WatchAllocations const&) = delete;
-  ~WatchAllocations() {
-    watching = false;
-    Kokkos::Tools::Experimental::set_allocate_data_callback(nullptr);
-  }
-};
 
 LayerModel small_model() {
   LayerModel model;
@@ -100,6 +62,133 @@ bool contains(std::string const& text, std::string const& part) {
   return text.find(part) != std::string::npos;
 }
 
+std::vector<double> doubles(auto const& view, std::size_t begin, std::size_t count) {
+  std::vector<double> out(count);
+  for (std::size_t i = 0; i < count; ++i) out[i] = double(view.data()[begin + i]);
+  return out;
+}
+
+/// y of the caller's routing in plain loops: each slot's expert in float64, added per token.
+/// `bound` receives what the error of each element is measured by.
+template <class T>
+std::vector<double> reference_layer(LayerModel const& model, std::vector<int> const& ids,
+                                    std::vector<float> const& weights, std::vector<double> const& x,
+                                    std::vector<double>& bound) {
+  auto const& config = model.config;
+  std::size_t const hidden = config.hidden_size, slots = config.slots_per_token();
+  std::vector<index_t> all(config.num_experts);
+  for (index_t e = 0; e < config.num_experts; ++e) all[e] = e;
+  auto const w = model.weights<Kokkos::DefaultHostExecutionSpace, T>(all).experts;
+  std::vector<double> y(x.size(), 0.0);
+  bound.assign(x.size(), 0.0);
+  for (std::size_t slot = 0; slot < ids.size(); ++slot) {
+    if (ids[slot] < 0 || ids[slot] >= config.num_experts) continue;
+    std::size_t const e = ids[slot], t = slot / slots;
+    std::size_t const rows = w.gate_up.extent(1), inner = config.intermediate_size;
+    reference::Expert expert{hidden, inner, std::string(to_string(model.layout)),
+                             doubles(w.gate_up, e * rows * hidden, rows * hidden),
+                             doubles(w.down, e * hidden * inner, hidden * inner), {}, {}};
+    if (model.biases) {
+      expert.gate_up_bias = doubles(w.gate_up_bias, e * rows, rows);
+      expert.down_bias = doubles(w.down_bias, e * hidden, hidden);
+    }
+    std::vector<double> const token(x.begin() + t * hidden, x.begin() + (t + 1) * hidden);
+    auto const out =
+        reference::expert_mlp(expert, token, weights[slot], std::string(to_string(config.experts.activation)),
+                              config.experts.swiglu_alpha, config.experts.swiglu_limit);
+    for (std::size_t h = 0; h < hidden; ++h) {
+      y[t * hidden + h] += out[h].value;
+      bound[t * hidden + h] +=
+          kmoe::test::tolerance<kmoe::accumulate_t<T>>(double(hidden + inner), out[h].sum) +
+          kmoe::test::tolerance<T>(1, out[h].rounding + std::abs(out[h].value));
+    }
+  }
+  return y;
+}
+
+template <class T>
+class LayerReference : public ::testing::Test {};
+using Elements = ::testing::Types<double, float, kmoe::bfloat16, kmoe::half>;
+TYPED_TEST_SUITE(LayerReference, Elements);
+
+// The adversarial grid: sizes, experts against ranks, empty ranks, and ids of every kind.
+TYPED_TEST(LayerReference, matches_plain_loops_for_any_routing) {
+  using T = TypeParam;
+  kmoe::Communicator const comm(MPI_COMM_WORLD);
+  index_t const ranks = comm.size();
+  Space const exec;
+  enum Ids { random_ids, all_to_one, all_padding, half_padding, out_of_range, repeated, num_kinds };
+  int round = 0;
+  for (index_t const experts : {index_t{1}, std::max<index_t>(1, ranks - 1), ranks, ranks + 1,
+                                index_t{8}, index_t{60}}) {
+    for (index_t const top_k : {index_t{1}, index_t{2}, std::min<index_t>(experts, 8)}) {
+      for (int kind = 0; kind < num_kinds; ++kind, ++round) {
+        index_t const sizes[] = {1, 7, 31, 32, 33, 130};
+        LayerModel model;
+        model.seed = 100 + std::uint64_t(round);
+        model.config.hidden_size = sizes[round % 6];
+        model.config.intermediate_size = sizes[(round / 6 + round) % 6];
+        model.config.num_experts = experts;
+        model.config.top_k = std::min(top_k, experts);
+        model.biases = round % 2 == 1;
+        model.layout = static_cast<kmoe::GateUpLayout>(round % 4);
+        model.config.experts.activation = static_cast<kmoe::Activation>(round % 5);
+        model.config.dispatcher = static_cast<kmoe::DispatcherKind>(round % 2);
+        model.config.id_space = static_cast<kmoe::IdSpace>(round / 2 % 2);
+        auto const placement = round % 3 == 0 ? kmoe::ExpertPlacement::contiguous(experts, ranks)
+                                              : kmoe::ExpertPlacement::round_robin(experts, ranks);
+        auto const mine = placement.experts_of(comm.rank());
+        std::size_t const tokens = (comm.rank() + round) % 3 == 0 ? 0 : 1 + (round * 5) % 17;
+        kmoe::MoeLayer<Space, T> layer(exec, comm, model.config, placement,
+                                       model.template weights<Space, T>(mine), 17);
+
+        std::size_t const slots = tokens * model.config.top_k, hidden = model.config.hidden_size;
+        kmoe::Routing<Space> const routing{{"ids", tokens, std::size_t(model.config.top_k)},
+                                           {"weights", tokens, std::size_t(model.config.top_k)}};
+        auto const ids_host = Kokkos::create_mirror_view(routing.topk_ids);
+        auto const weights_host = Kokkos::create_mirror_view(routing.topk_weights);
+        std::vector<int> ids(slots);
+        std::vector<float> weights(slots);
+        for (std::size_t s = 0; s < slots; ++s) {
+          double const u = kmoe::test::uniform(9000 + round, comm.rank() * 1000 + s) * 0.5 + 0.5;
+          int const any = std::min(int(u * experts), int(experts) - 1);
+          switch (kind) {
+            case all_to_one: ids[s] = experts - 1; break;
+            case all_padding: ids[s] = -1; break;
+            case half_padding: ids[s] = s / model.config.top_k % 2 == 0 ? -1 : any; break;
+            case out_of_range: ids[s] = s % 3 == 0 ? experts + int(s % 2) : (s % 3 == 1 ? -5 : any); break;
+            case repeated: ids[s] = int(s / model.config.top_k) % experts; break;
+            default: ids[s] = any;
+          }
+          weights[s] = float(u + 0.1);
+          ids_host.data()[s] = ids[s];
+          weights_host.data()[s] = weights[s];
+        }
+        Kokkos::deep_copy(routing.topk_ids, ids_host);
+        Kokkos::deep_copy(routing.topk_weights, weights_host);
+        auto const x = model.template tokens<Space, T>(std::size_t(comm.rank()) * 17, tokens);
+        kmoe::Matrix<T, Space> y("y", tokens, hidden);
+        Kokkos::deep_copy(y, T(std::nan("")));
+        layer.forward_routed(exec, x, routing, y);
+        exec.fence();
+
+        auto const x_host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), x);
+        auto const y_host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), y);
+        std::vector<double> bound;
+        auto const expected =
+            reference_layer<T>(model, ids, weights, doubles(x_host, 0, x_host.size()), bound);
+        for (std::size_t i = 0; i < expected.size(); ++i) {
+          // Written so that NaN fails.
+          ASSERT_TRUE(std::abs(double(y_host.data()[i]) - expected[i]) <= bound[i])
+              << "round " << round << " E " << experts << " K " << model.config.top_k << " H "
+              << hidden << " I " << model.config.intermediate_size << " ids " << kind << " element "
+              << i << ": " << double(y_host.data()[i]) << " for " << expected[i] << " +- " << bound[i];
+        }
+      }
+    }
+  }
+}
+
 TEST(Layer, forward_allocates_nothing_and_workspace_is_exact) {
   for (auto const dispatcher : {kmoe::DispatcherKind::standard, kmoe::DispatcherKind::all_to_all}) {
     auto model = small_model();
@@ -112,23 +201,25 @@ TEST(Layer, forward_allocates_nothing_and_workspace_is_exact) {
     auto const told =
         Layer::workspace_bytes(exec, model.config, placement, comm.rank(), 100, true);
     std::unique_ptr<Layer> layer;
+    std::size_t allocated = 0;
     {
-      WatchAllocations const watch;
+      kmoe::test::WatchAllocations const watch;
       layer = std::make_unique<Layer>(exec, comm, model.config, placement, weights, 100);
+      allocated = watch.kokkos_bytes();
     }
-    EXPECT_EQ(kokkos_bytes.load(), told + layer->weight_bytes());
+    EXPECT_EQ(allocated, told + layer->weight_bytes());
     EXPECT_EQ(layer->workspace_bytes(), told);
 
     std::size_t const tokens = comm.rank() == 0 ? 100 : 17;
     auto const x = model.tokens<Space, float>(0, tokens);
     kmoe::Matrix<float, Space> const y("y", tokens, 32);
     {
-      WatchAllocations const watch;
+      kmoe::test::WatchAllocations const watch;
       layer->forward(exec, x, y);
       exec.fence();
+      EXPECT_EQ(watch.kokkos_allocations(), 0U);
+      EXPECT_EQ(watch.large_blocks(), 0U);
     }
-    EXPECT_EQ(kokkos_allocations.load(), 0U);
-    EXPECT_EQ(large_blocks.load(), 0U);
   }
 }
 

@@ -18,8 +18,8 @@ struct Product {
 
 /// c[m, n] = sum over k of a[m, k] * b[g, n, k] for offsets[g] <= m < offsets[g + 1]; 0 elsewhere.
 inline Product grouped_gemm(std::vector<double> const& a, std::vector<double> const& b,
-                            std::vector<long> const& offsets, std::size_t rows,
-                            std::size_t columns, std::size_t depth) {
+                            std::vector<long> const& offsets, std::size_t rows, std::size_t columns,
+                            std::size_t depth) {
   Product c{std::vector<double>(rows * columns), std::vector<double>(rows * columns)};
   for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
     for (auto m = static_cast<std::size_t>(offsets[g]);

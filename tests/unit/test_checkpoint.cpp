@@ -310,6 +310,7 @@ TEST(Config, DamagedFiles) {
   EXPECT_NE(config_error<IoError>("").find("byte offset 0"), std::string::npos);
   EXPECT_NE(config_error<IoError>("{\"a\": }").find("byte offset 6"), std::string::npos);
   config_error<IoError>("[]");
+  EXPECT_NE(config_error<IoError>("{\"a\": 1e999}").find("1e999"), std::string::npos);
   auto const mixtral = [](std::string const& keys) {
     return config_error<IoError>("{\"model_type\": \"mixtral\", " + keys + "}");
   };

@@ -322,7 +322,8 @@ TYPED_TEST(Maps, MapMaskAndRemapFollowThePlacement) {
             expected_mask[static_cast<std::size_t>(e)] = 1;
           }
           auto const map = make_expert_map(exec, placement, rank, this->storage(n));
-          auto const mask = make_expert_mask(exec, map, this->storage(n));
+          auto const flags = this->storage(n);
+          auto const mask = make_expert_mask(exec, map, flags);
           auto const implied = make_expert_map(exec, mask, this->storage(n));
           EXPECT_EQ(map.num_local_experts(), slot);
           EXPECT_EQ(mask.num_local_experts(), slot);
@@ -330,6 +331,8 @@ TYPED_TEST(Maps, MapMaskAndRemapFollowThePlacement) {
           ASSERT_EQ(this->host(map.local_slots()), expected_map);
           ASSERT_EQ(this->host(mask.flags()), expected_mask);
           ASSERT_EQ(this->host(implied.local_slots()), expected_map);
+          auto const in_place = make_expert_map(exec, mask, flags);
+          ASSERT_EQ(this->host(in_place.local_slots()), expected_map);
 
           Matrix<index_t, TypeParam> ids("ids", 37, 3);
           test::fill_ids(ids, seed, -2, experts + shared + 2);

@@ -4,6 +4,7 @@
 // bfloat16 and half, on all their 65536 bit patterns, in every execution space. What a pattern
 // means is computed from the definition of the format, in double.
 
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>

@@ -113,9 +113,8 @@ class ExpertMlp : public ::testing::Test {
       if (p.route == 1) id = p.experts - 1;
       if (p.route == 2) id = -1;
     });
-    d.permutation_memory = kmoe::make_workspace<E>([&](kmoe::Workspace<E>& ws) {
-      d.permutation.bind(ws, p.tokens, p.slots, p.experts);
-    });
+    d.permutation_memory = kmoe::make_workspace<E>(
+        [&](kmoe::Workspace<E>& ws) { d.permutation.bind(ws, p.tokens, p.slots, p.experts); });
     E const exec;
     kmoe::make_permutation(exec, ids, d.permutation);
     exec.fence();
@@ -445,9 +444,9 @@ TYPED_TEST(ExpertMlp, ActivationsAreAccurate) {
                          : activation == Activation::gelu_erf ? a * a / 2
                                                               : a / 4;
         double const accurate = (6 + 8 * s) * kmoe::test::unit_roundoff<A>;
-        ASSERT_NEAR(out[i], want, std::abs(want) * (accurate + 1.01 * u) +
-                                      a * (sizeof(A) == 4 ? 1e-37 : 1e-307) +
-                                      2 * kmoe::test::underflow_unit<T>)
+        ASSERT_NEAR(out[i], want,
+                    std::abs(want) * (accurate + 1.01 * u) + a * (sizeof(A) == 4 ? 1e-37 : 1e-307) +
+                        2 * kmoe::test::underflow_unit<T>)
             << "at " << in[i];
       }
     }

@@ -7,7 +7,6 @@
 #include <kmoe/gemm/grouped_gemm.hpp>
 
 #include <cstring>
-#include <random>
 
 #include <gtest/gtest.h>
 
@@ -47,8 +46,7 @@ std::vector<double> to_doubles(V const& view) {
 template <class V>
 bool same_bits(V const& a, V const& b) {
   auto const x = kmoe::test::to_host(a), y = kmoe::test::to_host(b);
-  return x.size() == y.size() &&
-         std::memcmp(x.data(), y.data(), x.size() * sizeof(*x.data())) == 0;
+  return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(*x.data())) == 0;
 }
 
 template <class C>
@@ -136,11 +134,11 @@ TYPED_TEST(GroupedGemm, LongSumsCrossBlocks) {
 
 TYPED_TEST(GroupedGemm, GroupsOfAnyShape) {
   for_each_isa([] {
-    TestFixture::check({0}, 5, 9, 8);                    // no groups at all
-    TestFixture::check({0, 0}, 0, 9, 8);                 // no rows
-    TestFixture::check({0, 0, 0, 0}, 4, 9, 8);           // every group empty
+    TestFixture::check({0}, 5, 9, 8);                      // no groups at all
+    TestFixture::check({0, 0}, 0, 9, 8);                   // no rows
+    TestFixture::check({0, 0, 0, 0}, 4, 9, 8);             // every group empty
     TestFixture::check({0, 0, 300, 300, 300}, 300, 9, 8);  // all rows in one group
-    TestFixture::check({2, 3, 3, 9, 700}, 710, 33, 65);  // rows before and after, several blocks
+    TestFixture::check({2, 3, 3, 9, 700}, 710, 33, 65);    // rows before and after, several blocks
   });
 }
 
@@ -203,8 +201,8 @@ TYPED_TEST(GroupedGemm, BiasIsAdded) {
     auto const a = kmoe::test::random_matrix<T, E>(4, k, 5, kmoe::test::Values::integers);
     kmoe::Tensor3<T, E> b("b", 2, n, k);
     kmoe::test::fill_random(b, 6, kmoe::test::Values::integers);
-    auto const bias = kmoe::test::random_matrix<kmoe::accumulate_t<T>, E>(
-        2, n, 7, kmoe::test::Values::integers);
+    auto const bias =
+        kmoe::test::random_matrix<kmoe::accumulate_t<T>, E>(2, n, 7, kmoe::test::Values::integers);
     auto const c = kmoe::test::poisoned_matrix<T, E>(4, n);
     kmoe::grouped_gemm(exec, a, kmoe::PackedWeights<E, T>(exec, b, kmoe::GateUpLayout::plain, bias),
                        TestFixture::make_offsets({0, 1, 4}), c);

@@ -155,6 +155,7 @@ std::vector<Damage> damages() {
       {"extra_data", raw(good, "01234"), {"1 bytes follow", std::to_string(8 + good.size() + 4)}},
       {"not_json", raw("{\"a\":}", ""), {"JSON", "byte offset 13"}},
       {"not_utf8", raw("{\"\xff\xff\":1}", ""), {"JSON"}},
+      {"number_overflows", raw(R"({"a":1e999})", ""), {"JSON", "1e999"}},
       {"not_an_object", raw("[1, 2]", ""), {"not an object"}},
       {"duplicate_name", raw("{" + a + "," + a + "}", "0123"), {"\"a\"", "twice"}},
       {"entry_not_an_object", raw("{\"t\":3}", ""), {"\"t\"", "dtype"}},
@@ -490,6 +491,13 @@ TEST(Matrices, ArgumentsAreChecked) {
   io::HostMatrix<float> const two("two", 2, 3);
   EXPECT_NE(message_of<InvalidArgument>([&] { io::read_rows<float>(file, 0, wide); }).find("wide"),
             std::string::npos);
+  auto const columns =
+      Kokkos::subview(io::HostMatrix<float>("whole", 2, 5), Kokkos::ALL, std::pair(1, 4));
+  EXPECT_NE(message_of<InvalidArgument>([&] {
+              io::read_rows<float>(file, 0, columns);
+            }).find("contiguous"),
+            std::string::npos);
+  EXPECT_THROW(io::write_rows<float>(out, 0, columns), InvalidArgument);
   EXPECT_THROW(io::read_rows<float>(file, 3, two), InvalidArgument);
   EXPECT_THROW(io::read_rows<float>(file, -1, two), InvalidArgument);
   EXPECT_THROW(io::write_rows<float>(out, 3, two), InvalidArgument);

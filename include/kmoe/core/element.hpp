@@ -9,12 +9,11 @@
 /// host-only builds, so a checkpoint could not be mapped with it). Arithmetic is done in
 /// accumulate_t<T>. A double is rounded to float first, so it is rounded twice.
 
-#include <bit>
 #include <concepts>
 #include <cstdint>
 #include <string_view>
 
-#include <Kokkos_Macros.hpp>
+#include <Kokkos_BitManipulation.hpp>
 
 namespace kmoe {
 
@@ -51,11 +50,12 @@ struct half {
   KOKKOS_INLINE_FUNCTION explicit operator double() const { return widen(bits); }
 
  private:
-  // Selections by mask: the compiler does not move arithmetic into a branch, which would keep a
-  // loop over these functions from being vectorized.
-  KOKKOS_INLINE_FUNCTION static std::uint32_t select(bool first, std::uint32_t a, std::uint32_t b) {
-    std::uint32_t const mask = 0U - static_cast<std::uint32_t>(first);
-    return (a & mask) | (b & ~mask);
+  // Masks instead of branches or selections: loops over these functions are vectorized for any
+  // instruction set, and no intermediate is a subnormal float.
+
+  /// All ones if a < b, else 0, for numbers below 2^31.
+  KOKKOS_INLINE_FUNCTION static std::uint32_t if_less(std::uint32_t a, std::uint32_t b) {
+    return static_cast<std::uint32_t>(static_cast<std::int32_t>(a - b) >> 31);
   }
   KOKKOS_INLINE_FUNCTION static std::uint16_t round(float value) {
     auto const u = Kokkos::bit_cast<std::uint32_t>(value);
@@ -66,20 +66,24 @@ struct half {
     std::uint32_t const subnormal = Kokkos::bit_cast<std::uint32_t>(aligned) & 0x7ffU;
     std::uint32_t const odd = (magnitude >> 13) & 1U;
     std::uint32_t const normal = (magnitude - 0x38000000U + 0xfffU + odd) >> 13;
-    std::uint32_t h = select(magnitude < 0x38800000U, subnormal, normal);
-    h = magnitude >= 0x477ff000U ? 0x7c00U : h;
-    h = magnitude > 0x7f800000U ? 0x7e00U : h;
-    return static_cast<std::uint16_t>(((u >> 16) & 0x8000U) | h);
+    std::uint32_t const special = 0x7c00U | (if_less(0x7f800000U, magnitude) & 0x200U);
+    std::uint32_t const is_subnormal = if_less(magnitude, 0x38800000U);
+    std::uint32_t const is_finite = if_less(magnitude, 0x477ff000U);
+    return static_cast<std::uint16_t>(((u >> 16) & 0x8000U) | (is_subnormal & subnormal) |
+                                      (is_finite & ~is_subnormal & normal) |
+                                      (~is_finite & special));
   }
   KOKKOS_INLINE_FUNCTION static float widen(std::uint16_t h) {
     std::uint32_t const sign = static_cast<std::uint32_t>(h & 0x8000U) << 16;
-    std::uint32_t const exponent = (h >> 10) & 0x1fU;
-    std::uint32_t const fraction = h & 0x3ffU;
-    float const subnormal = Kokkos::bit_cast<float>(0x3f000000U | fraction) - 0.5F;
-    std::uint32_t const bias = exponent == 0x1fU ? 224U : 112U;
-    std::uint32_t const normal = ((exponent + bias) << 23) | (fraction << 13);
-    return Kokkos::bit_cast<float>(
-        sign | select(exponent == 0U, Kokkos::bit_cast<std::uint32_t>(subnormal), normal));
+    std::uint32_t const magnitude = h & 0x7fffU;
+    std::uint32_t const is_special = if_less(0x7bffU, magnitude);
+    std::uint32_t const is_subnormal = if_less(magnitude, 0x400U);
+    // A subnormal f * 2^-24 is (2^-14 + f * 2^-24) - 2^-14.
+    std::uint32_t const bits =
+        (magnitude << 13) + 0x38000000U + (is_special & 0x38000000U) + (is_subnormal & 0x00800000U);
+    float const value =
+        Kokkos::bit_cast<float>(bits) - Kokkos::bit_cast<float>(is_subnormal & 0x38800000U);
+    return Kokkos::bit_cast<float>(sign | Kokkos::bit_cast<std::uint32_t>(value));
   }
 };
 

@@ -55,26 +55,32 @@ class ExpertMask {
   index_t num_local_ = 0;
 };
 
-/// Builds the map of `rank` into `storage` [E + S]: a functor over the placement's table.
-/// Asynchronous on `exec` after a host-to-device copy of E indices; does not allocate on the
-/// device. \throws InvalidArgument if storage has another extent or rank is outside the placement.
+/// Builds the map of `rank` into `storage` [E + S]: map[e] = exclusive prefix sum of "rank hosts
+/// e".
+///
+/// A functor over the placement's table, which is copied to the device first: the copy is waited
+/// for, the kernel is asynchronous. Does not allocate on the device. Cost: 12 bytes per expert.
+/// \param storage [E + S] that the map refers to from then on
+/// \throws InvalidArgument if storage has another extent or rank is outside the placement
+/// Tested against ExpertPlacement::experts_of.
 template <ExecutionSpace E>
 ExpertMap<E> make_expert_map(E const& exec, ExpertPlacement const& placement, index_t rank,
                              Vector<index_t, E> storage);
 
 /// Builds the mask of a map into `storage` [E + S]: mask[e] = 0 <= map[e] < num_local.
-/// Asynchronous; does not allocate.
+/// Asynchronous; does not allocate. \throws InvalidArgument if storage has another extent
 template <ExecutionSpace E>
 ExpertMask<E> make_expert_mask(E const& exec, ExpertMap<E> const& map, Vector<index_t, E> storage);
 
 /// The inverse direction of the AITER contract: the map that a mask implies, local slot = exclusive
-/// prefix sum of the flags. Asynchronous; does not allocate.
+/// prefix sum of the flags. `storage` may be the mask's own.
+/// Asynchronous; does not allocate. \throws InvalidArgument if storage has another extent
 template <ExecutionSpace E>
 ExpertMap<E> make_expert_map(E const& exec, ExpertMask<E> const& mask, Vector<index_t, E> storage);
 
 /// local_ids[t,k] = map(topk_ids[t,k]); -1 and out-of-range ids give -1. May be in place.
 /// Asynchronous; does not allocate. Cost: 8 bytes per slot.
-/// \throws InvalidArgument if the extents differ.
+/// \throws InvalidArgument if the extents differ
 template <ExecutionSpace E>
 void remap_ids(E const& exec, ExpertMap<E> const& map, InMatrix<index_t, E> topk_ids,
                Matrix<index_t, E> const& local_ids);

@@ -22,12 +22,13 @@ namespace kmoe {
 class ExpertPlacement {
  public:
   /// Contiguous blocks; the first E mod P ranks get one expert more.
+  /// \throws InvalidArgument unless num_experts >= 1, num_ranks >= 1 and num_shared >= 0
   static ExpertPlacement contiguous(index_t num_experts, index_t num_ranks, index_t num_shared = 0);
-  /// Expert e on rank e mod P.
+  /// Expert e on rank e mod P. \throws as contiguous()
   static ExpertPlacement round_robin(index_t num_experts, index_t num_ranks,
                                      index_t num_shared = 0);
   /// Any assignment: rank_of_expert[e] is the rank of expert e.
-  /// \throws InvalidArgument if a rank is outside 0..num_ranks-1.
+  /// \throws as contiguous(), and InvalidArgument if a rank is outside 0..num_ranks-1
   static ExpertPlacement custom(std::vector<index_t> rank_of_expert, index_t num_ranks,
                                 index_t num_shared = 0);
 
@@ -40,7 +41,9 @@ class ExpertPlacement {
   /// [E] rank of each routed expert.
   [[nodiscard]] std::span<index_t const> rank_of_expert() const { return rank_of_; }
   /// Global ids hosted by `rank`, ascending, the shared ones last. Cost: O(E).
+  /// \throws InvalidArgument if rank is outside 0..num_ranks-1
   [[nodiscard]] std::vector<index_t> experts_of(index_t rank) const;
+  /// Length of experts_of(rank): routed experts on `rank` plus the shared ones. Cost: O(E).
   [[nodiscard]] index_t num_local(index_t rank) const;
 
   bool operator==(ExpertPlacement const&) const = default;
@@ -53,6 +56,7 @@ class ExpertPlacement {
   index_t num_shared_ = 0;
 };
 
+/// One "name=value" line per number and per expert, in a fixed order: for comparing ranks.
 std::string to_string(ExpertPlacement const& placement);
 
 }  // namespace kmoe

@@ -57,8 +57,7 @@ using InTensor3 = Tensor3<std::type_identity_t<T> const, E>;
 /// Rows begin..end-1 of a matrix as an unmanaged view of the same type; the matrix must stay alive.
 /// (Kokkos::subview may change the layout type; rows of a Matrix are contiguous and unpadded.)
 template <class V>
-  requires(V::rank() == 2)
-V row_range(V const& matrix, std::size_t begin, std::size_t end) {
+requires(V::rank() == 2) V row_range(V const& matrix, std::size_t begin, std::size_t end) {
   return V(matrix.data() + begin * matrix.extent(1), end - begin, matrix.extent(1));
 }
 

@@ -17,7 +17,7 @@ class Exchange;
 }
 
 /// Data-parallel tokens. dispatch() exchanges counts, then sends each token once to every other
-/// rank that hosts at least one of its experts, with the ids and weights of that rank's slots.
+/// rank that hosts at least one of its experts, with all its ids and weights.
 /// Dispatched tokens are ordered by (home rank, token); a rank's own tokens are all among them and
 /// pass through no message. combine() sends one row per slot home and adds there; both sides know
 /// how many from the routing alone.

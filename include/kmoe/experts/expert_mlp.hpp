@@ -31,8 +31,8 @@ class ExpertMlp {
  public:
   ExpertMlp() = default;
 
-  /// Repacks the weights (allocates weight_bytes()); on host spaces the caller's Views are not kept.
-  /// \throws InvalidArgument if the shapes of the weights do not fit each other, or for
+  /// Repacks the weights (allocates weight_bytes()); on host spaces the caller's Views are not
+  /// kept. \throws InvalidArgument if the shapes of the weights do not fit each other, or for
   ///         swiglu_oai without gates
   ExpertMlp(E const& exec, ExpertWeights<E, T> const& weights, ExpertOptions const& options);
 
@@ -69,12 +69,12 @@ class ExpertMlp {
 
  private:
   struct Scratch {
-    Matrix<T, E> intermediate;        // [window, I]
-    Vector<std::byte, E> workers;     // host: packed rows and accumulators of each thread
+    Matrix<T, E> intermediate;     // [window, I]
+    Vector<std::byte, E> workers;  // host: packed rows and accumulators of each thread
     index_t num_workers = 0;
     offset_t max_rows = 0;
     void bind(E const& exec, Workspace<E>& ws, index_t hidden_size, index_t intermediate_size,
-              bool gated, offset_t rows);
+              offset_t rows);
   };
 
   void check_shapes(char const* function, InMatrix<T, E> const& x,
@@ -87,8 +87,8 @@ class ExpertMlp {
   PackedWeights<E, T> gate_up_;
   PackedWeights<E, T> down_;
   ExpertOptions options_;
-  Vector<offset_t, E> block_offsets_;   // host: [El + 1] and a task counter
-  Vector<offset_t, E> dense_offsets_;   // {0, T} of forward_dense
+  Vector<offset_t, E> block_offsets_;  // host: [El + 1] and a task counter
+  Vector<offset_t, E> dense_offsets_;  // {0, T} of forward_dense
   Scratch scratch_;
 };
 

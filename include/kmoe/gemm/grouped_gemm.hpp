@@ -9,6 +9,11 @@
 /// type and the instruction set (KMOE_ISA on hosts). They do not depend on M, on the position of
 /// the row, on the offsets, on the other groups, on the number of threads, or on whether B was
 /// packed beforehand.
+///
+/// Host spaces use the best instruction set that processor, operating system and build offer. The
+/// environment variable KMOE_ISA (portable, avx2, avx512, avx512_bf16, amx), read once, forces a
+/// lower one, so that machines of different kinds give the same bits; one that is not available is
+/// an error.
 
 #include <cstddef>
 
@@ -25,11 +30,11 @@ struct PackedParts {
   index_t columns = 0;  ///< N of c: half the rows of B where it is gated
   index_t k = 0;
   GateUpLayout layout = GateUpLayout::plain;
-  void const* kernel = nullptr;                      ///< host: the kernels it was packed for
-  Vector<std::byte, E> panels;                       ///< host
-  Vector<accumulate_t<T>, E> panel_bias;             ///< host; extent 0 = none
-  Tensor3<T const, E> b;                             ///< device: B as it was given
-  Matrix<accumulate_t<T> const, E> bias;             ///< device; extent 0 = none
+  void const* kernel = nullptr;           ///< host: the kernels it was packed for
+  Vector<std::byte, E> panels;            ///< host
+  Vector<accumulate_t<T>, E> panel_bias;  ///< host; extent 0 = none
+  Tensor3<T const, E> b;                  ///< device: B as it was given
+  Matrix<accumulate_t<T> const, E> bias;  ///< device; extent 0 = none
 };
 }  // namespace detail
 
@@ -81,7 +86,8 @@ class PackedWeights {
 /// Cost: 2 M N K flops; reads G N K + M K elements, writes M N.
 /// Tested against reference::grouped_gemm.
 template <ExecutionSpace E, Element T>
-void grouped_gemm(E const& exec, InMatrix<T, E> a, PackedWeights<E, std::type_identity_t<T>> const& b,
+void grouped_gemm(E const& exec, InMatrix<T, E> a,
+                  PackedWeights<E, std::type_identity_t<T>> const& b,
                   InVector<offset_t, E> expert_offsets, Matrix<T, E> const& c);
 
 /// The same, bit for bit, with b [G, N, K] as it lies in memory. On host spaces each panel of b is

@@ -67,8 +67,9 @@ class Checkpoint {
 /// of the router and of the shared expert). Only those experts' bytes are read from the files.
 ///
 /// Each tensor is converted from its own type (F64, F32, BF16, F16; MXFP4 blocks and scales, whose
-/// values bf16 holds exactly), rounded to nearest even. Tensors stored as [in, out] are transposed;
-/// interleaved gate and up rows stay so and are tagged. Several shared experts are one MLP.
+/// values bf16 holds exactly), rounded to nearest even (F64 by way of float to the 16-bit types).
+/// Tensors stored as [in, out] are transposed; interleaved gate and up rows stay so and are tagged.
+/// Several shared experts are one MLP.
 /// Allocates the result (and staging of the same size on a device); fences `exec`.
 /// Cost: the bytes of the experts' tensors once from disk, one conversion per element.
 /// Tested: end to end against block outputs of the transformers library, for every model type.

@@ -53,7 +53,8 @@ MatrixFile open_matrix(TensorStore const& store, std::string_view name);
 
 /// Reads out.extent(0) rows from `first_row` on and converts them to T (to nearest even).
 /// Only those rows' bytes are read. Cost: rows * cols conversions on the host.
-/// \throws InvalidArgument if the rows are outside the file or out.extent(1) is not file.cols
+/// \throws InvalidArgument if the rows are outside the file, out.extent(1) is not file.cols or
+///         out's rows are not contiguous
 template <Element T>
 void read_rows(MatrixFile const& file, offset_t first_row, HostMatrix<T> const& out);
 
@@ -78,7 +79,8 @@ struct MatrixOutput {
 MatrixOutput create_matrix(std::filesystem::path const& path, DataType dtype, offset_t rows,
                            offset_t cols, std::string_view name = "y");
 /// Writes in's rows as rows first_row.. of the file. Thread- and process-safe for disjoint rows.
-/// \throws InvalidArgument if rows, columns or T do not fit the file; IoError naming the path
+/// \throws InvalidArgument if rows, columns or T do not fit the file or in's rows are not
+///         contiguous; IoError naming the path
 template <Element T>
 void write_rows(MatrixOutput const& file, offset_t first_row, HostMatrix<T const> const& in);
 /// create_matrix and write_rows in one.

@@ -49,7 +49,7 @@ struct RouterScratch {
 
   /// Takes the buffer from `ws` for logits of num_columns columns over hidden_size inputs. Where E
   /// runs on the host it holds one tile per thread of E (about 0.2 MB each) or, with Kokkos
-  /// Kernels, for float and double, one block of 64 tokens and its logits. Allocates nothing.
+  /// Kernels, for float and double, a block of 16 tokens and its logits. Allocates nothing.
   void bind(Workspace<E>& ws, index_t num_columns, index_t hidden_size);
 };
 
@@ -58,11 +58,13 @@ struct RouterScratch {
 ///   logits[t, e] = sum_h x[t, h] * weight[e, h]  (+ bias[e])
 ///
 /// Accumulated in accumulate_t<T>, the bias included, and rounded once to float. The order of the
-/// sum is fixed by H: partial sums over 256 consecutive h, each added up in ascending order, are
-/// added in ascending order. float and double with Kokkos Kernels on a host space go through
-/// KokkosBlas::gemm instead, in calls of one fixed shape (64 tokens, the last ones zero), whose
-/// order is the library's. Both are independent of T and of a token's position. NaN and infinities
-/// propagate as IEEE arithmetic has it; H = 0 gives the bias.
+/// sum is fixed: partial sums over 256 consecutive h, each added up in ascending order, are added in
+/// ascending order. With Kokkos Kernels, float and double on a host space go through
+/// KokkosBlas::gemm in calls of fixed shape (16 tokens, missing ones zero, 64 columns, 256 h), within
+/// which the order is the BLAS library's. Either way it depends neither on T nor on a token's
+/// position nor on the number of threads; with a BLAS library that rests on its kernels treating 16
+/// consecutive entries alike, which the tests check (OpenBLAS does). NaN and infinities propagate as
+/// in IEEE arithmetic; H = 0 gives the bias.
 ///
 /// Asynchronous; does not allocate (a BLAS library may).
 /// \param x [T, H] tokens

@@ -1,0 +1,45 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#include "support/watch_allocations.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include <Kokkos_Core.hpp>
+
+namespace {
+std::atomic<bool> watching{false};
+std::atomic<std::size_t> allocations{0}, bytes_of_kokkos{0}, blocks{0};
+}  // namespace
+
+void* operator new(std::size_t size) {
+  if (watching && size >= kmoe::test::WatchAllocations::large) ++blocks;
+  if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace kmoe::test {
+
+WatchAllocations::WatchAllocations() {
+  allocations = bytes_of_kokkos = blocks = 0;
+  Kokkos::Tools::Experimental::set_allocate_data_callback(
+      [](Kokkos_Profiling_SpaceHandle, char const*, void const*, std::uint64_t bytes) {
+        ++allocations;
+        bytes_of_kokkos += bytes;
+      });
+  watching = true;
+}
+
+WatchAllocations::~WatchAllocations() {
+  watching = false;
+  Kokkos::Tools::Experimental::set_allocate_data_callback(nullptr);
+}
+
+std::size_t WatchAllocations::kokkos_allocations() const { return allocations; }
+std::size_t WatchAllocations::kokkos_bytes() const { return bytes_of_kokkos; }
+std::size_t WatchAllocations::large_blocks() const { return blocks; }
+
+}  // namespace kmoe::test
