@@ -29,7 +29,8 @@ struct Variable {
 
 /// Every environment variable that kmoe reads, and those of others that matter most to it.
 constexpr Variable variables[] = {
-    {"KMOE_GPU_AWARE_MPI", "1: hand device pointers to MPI, 0: stage through the host; else ask MPI"},
+    {"KMOE_GPU_AWARE_MPI",
+     "1: hand device pointers to MPI, 0: stage through the host; else ask MPI"},
     {"KMOE_ISA", "host kernels: portable, avx2, avx512, avx512_bf16 or amx; else the best here"},
     {"KOKKOS_NUM_THREADS", "threads per rank, read by Kokkos"},
     {"OMP_NUM_THREADS", "threads per rank, read by OpenMP"},
@@ -114,10 +115,10 @@ void print_text(Json const& json) {
                                   mpi["gpu_aware_reason"].get<std::string>() + ")");
   std::printf("\nenvironment variables\n");
   for (auto const& [name, entry] : json["environment"].items()) {
-    std::printf("  %s%s\n      %s\n", name.c_str(),
-                entry["value"].is_null() ? " (not set)"
-                                         : ("=" + entry["value"].get<std::string>()).c_str(),
-                entry["meaning"].get<std::string>().c_str());
+    std::printf(
+        "  %s%s\n      %s\n", name.c_str(),
+        entry["value"].is_null() ? " (not set)" : ("=" + entry["value"].get<std::string>()).c_str(),
+        entry["meaning"].get<std::string>().c_str());
   }
 }
 

@@ -34,7 +34,8 @@ auto with_element(DataType type, F const& f) {
   }
 }
 
-/// Runs `f` on data from files: a precondition that they break is an input error, not a usage error.
+/// Runs `f` on data from files: a precondition that they break is an input error, not a usage
+/// error.
 template <class F>
 decltype(auto) on_input(F const& f) {
   try {

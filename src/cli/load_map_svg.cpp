@@ -172,9 +172,9 @@ class Plot {
     });
     double const y = bottom - mean * scale;
     d_.line(left, y, left + width_, y, accent, " stroke-dasharray=\"5 3\"");
-    d_.text(left + width_ + 6, y + 4, "mean " + (mean < 100 ? fixed(mean, 1)
-                                                           : short_number(std::llround(mean))),
-            "start", 11, accent);
+    d_.text(left + width_ + 6, y + 4,
+            "mean " + (mean < 100 ? fixed(mean, 1) : short_number(std::llround(mean))), "start", 11,
+            accent);
     if (cell_width_ < 40) return;
     for_each_column([&](std::size_t expert, std::size_t, double x, index_t) {
       d_.text(x + cell_width_ / 2, bottom - static_cast<double>(of_experts_[expert]) * scale - 4,
@@ -293,6 +293,8 @@ class Plot {
 
 }  // namespace
 
-std::string to_svg(LoadMap const& map) { return Plot(map).draw(); }
+std::string to_svg(LoadMap const& map) {
+  return Plot(map).draw();
+}
 
 }  // namespace kmoe::cli

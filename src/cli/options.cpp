@@ -44,7 +44,8 @@ void add_layer_options(CLI::App& app, LayerOptions& options, std::string const& 
            {DataType::f32, DataType::f64, DataType::bf16, DataType::f16},
            "Element type of weights, tokens and results");
   add_enum(app, "--dispatcher", options.dispatcher,
-           {DispatcherKind::standard, DispatcherKind::all_to_all}, "How tokens reach their experts");
+           {DispatcherKind::standard, DispatcherKind::all_to_all},
+           "How tokens reach their experts");
   add_enum(app, "--experts", options.experts, {IdSpace::local, IdSpace::masked},
            "Expert ids inside a rank: local slots, or global ids with a mask");
   app.add_option("--split", options.split,
@@ -96,7 +97,8 @@ Options parse_options(int argc, char const* const* argv) {
                "kmoe");
   app.footer(exit_codes);
   app.require_subcommand(1);
-  app.set_version_flag("--version", [] { return version_text(); }, "Versions of kmoe, Kokkos, MPI");
+  app.set_version_flag(
+      "--version", [] { return version_text(); }, "Versions of kmoe, Kokkos, MPI");
 
   auto& verify = *app.add_subcommand("verify", "Compare MoE blocks with recorded results");
   add_layer_options(verify, options.layer_options,
@@ -250,8 +252,8 @@ ExpertPlacement make_placement(LayerOptions const& options, MoeConfig const& con
                           std::to_string(list.size()));
   }
   if (auto const worst = *std::max_element(list.begin(), list.end()); worst >= ranks) {
-    throw InvalidArgument("--placement: ranks must be below " + std::to_string(ranks) +
-                          ", found " + std::to_string(worst));
+    throw InvalidArgument("--placement: ranks must be below " + std::to_string(ranks) + ", found " +
+                          std::to_string(worst));
   }
   return ExpertPlacement::custom({list.begin(), list.end()}, ranks, shared);
 }

@@ -121,8 +121,7 @@ std::string rank_table(RunReport const& report) {
                    short_number(rank.computed).c_str(),
                    mean > 0 ? static_cast<double>(rank.computed) / mean : 0.0) +
             format("%10s %10s %10s\n", bytes_text(rank.bytes_sent).c_str(),
-                   bytes_text(rank.workspace_bytes).c_str(),
-                   bytes_text(rank.weight_bytes).c_str());
+                   bytes_text(rank.workspace_bytes).c_str(), bytes_text(rank.weight_bytes).c_str());
   }
   return text;
 }

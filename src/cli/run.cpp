@@ -175,12 +175,10 @@ int run(Communicator const& comm, Options const& options) {
     auto const hosts = layer.placement().rank_of_expert();
     report.rank_of_expert.assign(hosts.begin(), hosts.end());
     Progress progress(is_root && !options.quiet);
-    progress.announce("workspace " + std::to_string(layer.workspace_bytes()) +
-                      " bytes, weights " + std::to_string(layer.weight_bytes()) +
-                      " bytes on rank 0");
-    auto const file =
-        create_output(comm, PendingFile::pending_name(options.output), how.dtype, input,
-                      block->module + ".output");
+    progress.announce("workspace " + std::to_string(layer.workspace_bytes()) + " bytes, weights " +
+                      std::to_string(layer.weight_bytes()) + " bytes on rank 0");
+    auto const file = create_output(comm, PendingFile::pending_name(options.output), how.dtype,
+                                    input, block->module + ".output");
     double forward_seconds = 0;
     run_layer<T>(comm, layer, input, file, split, batch, progress, report, forward_seconds);
     auto mine = make_rank_report(layer.report(), layer.placement(), comm.rank(),

@@ -16,9 +16,13 @@ MpiScope::MpiScope(int& argc, char**& argv) {
   MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
 }
 
-MpiScope::~MpiScope() { MPI_Finalize(); }
+MpiScope::~MpiScope() {
+  MPI_Finalize();
+}
 
-Communicator world() { return Communicator(MPI_COMM_WORLD); }
+Communicator world() {
+  return Communicator(MPI_COMM_WORLD);
+}
 
 std::string mpi_library() {
   std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
@@ -73,11 +77,21 @@ void abort_job(int code) {
 
 MpiScope::MpiScope(int&, char**&) {}
 MpiScope::~MpiScope() = default;
-Communicator world() { return {}; }
-std::string mpi_library() { return "none (single rank)"; }
-std::string mpi_details() { return {}; }
-std::optional<int> agreed_exit_code(int code, double) { return code; }
-void abort_job(int code) { std::exit(code); }
+Communicator world() {
+  return {};
+}
+std::string mpi_library() {
+  return "none (single rank)";
+}
+std::string mpi_details() {
+  return {};
+}
+std::optional<int> agreed_exit_code(int code, double) {
+  return code;
+}
+void abort_job(int code) {
+  std::exit(code);
+}
 
 #endif
 

@@ -74,9 +74,8 @@ std::vector<GoldenPair> open_pairs(io::Checkpoint const& checkpoint, Options con
     throw IoError(golden.path() + ": no pair <module>.input and <module>.output" +
                   (options.layer ? " of layer " + std::to_string(*options.layer) : ""));
   }
-  std::stable_sort(pairs.begin(), pairs.end(), [](auto const& a, auto const& b) {
-    return a.block->layer < b.block->layer;
-  });
+  std::stable_sort(pairs.begin(), pairs.end(),
+                   [](auto const& a, auto const& b) { return a.block->layer < b.block->layer; });
   return pairs;
 }
 
@@ -163,16 +162,14 @@ int verify(Communicator const& comm, Options const& options) {
   auto const checkpoint = open_checkpoint(comm, how.model);
   std::vector<GoldenPair> pairs;
   agree(comm, [&] { pairs = open_pairs(checkpoint, options); });
-  double const tolerance =
-      how.dtype == DataType::f32 || how.dtype == DataType::f64 ? 1e-5 : 2e-2;
+  double const tolerance = how.dtype == DataType::f32 || how.dtype == DataType::f64 ? 1e-5 : 2e-2;
   bool all_passed = true;
   for (auto const& pair : pairs) {
     auto const split =
         make_split(how, how.dispatcher == DispatcherKind::standard ? "replicated" : "even",
                    comm.size(), pair.input.rows);
-    double const error = with_element(how.dtype, [&]<class T>() {
-      return verify_pair<T>(comm, checkpoint, pair, split, how);
-    });
+    double const error = with_element(
+        how.dtype, [&]<class T>() { return verify_pair<T>(comm, checkpoint, pair, split, how); });
     bool const passed = error <= tolerance;
     all_passed = all_passed && passed;
     if (comm.rank() != 0) continue;

@@ -15,7 +15,8 @@ namespace kmoe {
 namespace {
 
 std::string method(DispatcherKind kind, std::string_view name) {
-  return (kind == DispatcherKind::standard ? "kmoe::StandardDispatcher" : "kmoe::AllToAllDispatcher") +
+  return (kind == DispatcherKind::standard ? "kmoe::StandardDispatcher"
+                                           : "kmoe::AllToAllDispatcher") +
          std::string(name);
 }
 
@@ -189,11 +190,12 @@ void BaseDispatcher<E, T>::check_combine(CombineInput<E, T> const& input, InMatr
   auto const& row_of_slot = input.permutation.row_of_slot;
   detail::expect(row_of_slot.extent(0) >= static_cast<std::size_t>(num_dispatched_), function,
                  "permutation.row_of_slot.extent(0) must be at least the number of dispatched "
-                 "tokens " + std::to_string(num_dispatched_),
+                 "tokens " +
+                     std::to_string(num_dispatched_),
                  static_cast<offset_t>(row_of_slot.extent(0)));
   expect_matrix(function, "permutation.row_of_slot", row_of_slot, "N",
-                static_cast<offset_t>(row_of_slot.extent(0)), "top_k + num_fused_shared_experts =",
-                config.slots_per_token());
+                static_cast<offset_t>(row_of_slot.extent(0)),
+                "top_k + num_fused_shared_experts =", config.slots_per_token());
   if (addend.extent(0) != 0) {
     if (config.no_combine) {
       throw InvalidArgument(function + ": no_combine takes no addend (View \"" + addend.label() +
@@ -224,8 +226,8 @@ HookHandle BaseDispatcher<E, T>::register_post_combine_hook(typename PostCombine
   return post_combine_.add(std::move(hook));
 }
 
-#define KMOE_INSTANTIATE(SPACE)                                                   \
-  template void group_by_expert(SPACE const&, ExpertIds<SPACE> const&,            \
+#define KMOE_INSTANTIATE(SPACE)                                        \
+  template void group_by_expert(SPACE const&, ExpertIds<SPACE> const&, \
                                 Vector<index_t, SPACE> const&, Permutation<SPACE> const&);
 KMOE_FOR_EACH_SPACE(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE

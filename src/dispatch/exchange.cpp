@@ -13,7 +13,7 @@ namespace {
 
 /// Worst cases of one dispatch, in tokens and rows.
 struct Sizes {
-  index_t sent = 0;          // tokens
+  index_t sent = 0;  // tokens
   offset_t rows_sent = 0;
   offset_t rows_received = 0;
   index_t home_y = 0;  // tokens
@@ -89,8 +89,8 @@ void Exchange<E, T>::bind(Workspace<E>& ws, DispatchShape const& shape) {
 }
 
 template <ExecutionSpace E, Element T>
-void Exchange<E, T>::load(E const& exec, Communicator const& comm,
-                          ExpertPlacement const& placement, ExpertMap<E> const& map) {
+void Exchange<E, T>::load(E const& exec, Communicator const& comm, ExpertPlacement const& placement,
+                          ExpertMap<E> const& map) {
   comm_ = comm;
   map_ = map;
   owner_ = {rank_of_, placement.num_shared(), comm.rank()};
@@ -157,9 +157,8 @@ auto Exchange<E, T>::scatter(E const& exec, DispatchInput<E, T> const& input,
   // Nothing travels from a rank to itself: its place among the received tokens is left free.
   auto const packed = row_range(message_out_, 0, static_cast<std::size_t>(tokens_sent_.total()));
   permute<E, T>(exec, input.x, destinations_, packed);
-  Kokkos::parallel_for(
-      "kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens_sent_.total()),
-      PackSlots<E>{ids, weights, destinations_.slot_of_row, slots_out_});
+  Kokkos::parallel_for("kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens_sent_.total()),
+                       PackSlots<E>{ids, weights, destinations_.slot_of_row, slots_out_});
   own = 0;
   wire_.all_to_all(exec, comm_, packed.data(), tokens_sent_, tokens_.data(), tokens_at_, hidden());
   wire_.all_to_all(exec, comm_, slots_out_.data(), tokens_sent_, slots_in_.data(), tokens_at_,
@@ -215,8 +214,7 @@ template <ExecutionSpace E, Element T>
 void Exchange<E, T>::combine(E const& exec, CombineInput<E, T> const& input, InMatrix<T, E> addend,
                              Matrix<T, E> const& y, DispatchStatistics& statistics) {
   offset_t const row_bytes = offset_t{hidden()} * static_cast<offset_t>(sizeof(T));
-  offset_t const token_bytes =
-      row_bytes + num_slots() * static_cast<offset_t>(sizeof(Slot));
+  offset_t const token_bytes = row_bytes + num_slots() * static_cast<offset_t>(sizeof(Slot));
   statistics.bytes_sent = statistics.tokens_sent * token_bytes;
   if (several()) {
     return_rows(exec, input);
@@ -239,13 +237,12 @@ void Exchange<E, T>::return_rows(E const& exec, CombineInput<E, T> const& input)
   exec.fence("kmoe::combine: counts on the host");
   rows_sent_.difference_offsets();
   rows_received_.difference_offsets();
-  Kokkos::parallel_for(
-      "kmoe::combine::gather_rows",
-      ForEach<E>(exec, 0, rows_sent_.total() * Tile<E>::per_row(hidden())),
-      GatherRows<E, T>{outgoing_.slot_of_row, input.permutation.row_of_slot.data(),
-                       input.rows.data(), message_out_.data(), hidden()});
-  wire_.all_to_all(exec, comm_, message_out_.data(), rows_sent_, message_in_.data(),
-                   rows_received_, hidden());
+  Kokkos::parallel_for("kmoe::combine::gather_rows",
+                       ForEach<E>(exec, 0, rows_sent_.total() * Tile<E>::per_row(hidden())),
+                       GatherRows<E, T>{outgoing_.slot_of_row, input.permutation.row_of_slot.data(),
+                                        input.rows.data(), message_out_.data(), hidden()});
+  wire_.all_to_all(exec, comm_, message_out_.data(), rows_sent_, message_in_.data(), rows_received_,
+                   hidden());
 }
 
 template <ExecutionSpace E, Element T>
@@ -253,14 +250,15 @@ void Exchange<E, T>::add_at_home(E const& exec, CombineInput<E, T> const& input,
                                  T* y) const {
   offset_t const slot = offset_t{home_begin_} * num_slots();
   MoeConfig const& config = shape_.config;
-  HomeRows<E, T> const rows{several() ? incoming_.row_of_slot.data() : nullptr,
-                            message_in_.data(),
-                            input.permutation.row_of_slot.data() + offset_t{home_first_} * num_slots(),
-                            input.rows.data(),
-                            input_.routing.topk_ids.data() + slot,
-                            config.num_experts,
-                            config.num_zero_experts,
-                            hidden()};
+  HomeRows<E, T> const rows{
+      several() ? incoming_.row_of_slot.data() : nullptr,
+      message_in_.data(),
+      input.permutation.row_of_slot.data() + offset_t{home_first_} * num_slots(),
+      input.rows.data(),
+      input_.routing.topk_ids.data() + slot,
+      config.num_experts,
+      config.num_zero_experts,
+      hidden()};
   T const* const x = input_.x.data() + offset_t{home_begin_} * hidden();
   offset_t const tiles = home_count_ * Tile<E>::per_row(hidden());
   if (config.no_combine) {

@@ -3,7 +3,8 @@
 #pragma once
 
 /// \file
-/// The engine of the dispatchers: three ways to bring tokens to experts, one way to bring rows back.
+/// The engine of the dispatchers: three ways to bring tokens to experts, one way to bring rows
+/// back.
 ///
 /// Every token has one home rank, where its rows are added. What a rank computes for others is
 /// ordered by (home rank, token, k); a home rank orders what it expects by (computing rank, token,
@@ -36,7 +37,8 @@ class Exchange {
   /// Every rank keeps the tokens it has: replicated ones, or the only rank.
   Dispatched keep(E const& exec, DispatchInput<E, T> const& input);
   /// Every rank gets the tokens of all ranks.
-  Dispatched gather(E const& exec, DispatchInput<E, T> const& input, DispatchStatistics& statistics);
+  Dispatched gather(E const& exec, DispatchInput<E, T> const& input,
+                    DispatchStatistics& statistics);
   /// Every other rank gets the tokens that it has experts for.
   Dispatched scatter(E const& exec, DispatchInput<E, T> const& input,
                      DispatchStatistics& statistics);
@@ -62,8 +64,7 @@ class Exchange {
                 index_t first);
   Dispatched resolve(E const& exec, Matrix<T const, E> const& x);
   void return_rows(E const& exec, CombineInput<E, T> const& input);
-  void add_at_home(E const& exec, CombineInput<E, T> const& input, T const* addend,
-                   T* y) const;
+  void add_at_home(E const& exec, CombineInput<E, T> const& input, T const* addend, T* y) const;
 
   DispatchShape shape_;
   Communicator comm_;
@@ -74,10 +75,10 @@ class Exchange {
   Vector<offset_t, E> home_offsets_;  // [P + 1]
   Matrix<index_t, E> ids_;            // [N, K] in the experts' id space
   // Data-parallel tokens on several ranks.
-  Matrix<T, E> tokens_;         // [N, H]
-  Matrix<float, E> weights_;    // [N, K]
-  Matrix<Slot, E> slots_out_;   // [tokens sent, K]
-  Matrix<Slot, E> slots_in_;    // [N, K]
+  Matrix<T, E> tokens_;          // [N, H]
+  Matrix<float, E> weights_;     // [N, K]
+  Matrix<Slot, E> slots_out_;    // [tokens sent, K]
+  Matrix<Slot, E> slots_in_;     // [N, K]
   Permutation<E> destinations_;  // all-to-all: tokens sent, by rank
   // Several ranks.
   Permutation<E> outgoing_;   // dispatched slots whose rows go to another rank, by that rank

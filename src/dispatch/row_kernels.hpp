@@ -24,9 +24,7 @@ struct Tile {
   index_t begin;
   index_t width;
 
-  static offset_t per_row(index_t hidden) {
-    return (hidden + column_tile<E> - 1) / column_tile<E>;
-  }
+  static offset_t per_row(index_t hidden) { return (hidden + column_tile<E> - 1) / column_tile<E>; }
   KOKKOS_INLINE_FUNCTION Tile(offset_t item, index_t hidden) {
     index_t const tiles = (hidden + column_tile<E> - 1) / column_tile<E>;
     row = item / tiles;

@@ -32,7 +32,8 @@ struct SlotOwner {
   /// Rank that computes a slot with this id of a token at home on `home`, or -1.
   KOKKOS_INLINE_FUNCTION index_t operator()(index_t id, index_t home) const {
     if (routed(id)) return rank_of(id);
-    auto const shared = static_cast<std::uint32_t>(id) - static_cast<std::uint32_t>(rank_of.extent(0));
+    auto const shared =
+        static_cast<std::uint32_t>(id) - static_cast<std::uint32_t>(rank_of.extent(0));
     return shared < static_cast<std::uint32_t>(num_shared) ? home : no_expert;
   }
 };
@@ -110,7 +111,8 @@ struct ResolveSlots {
         ids(n, k) = here ? map(id) : no_expert;
       }
       if (slots.extent(0) != 0) weights(n, k) = slots(n, k).weight;
-      if (returns_to.extent(0) != 0) returns_to(n, k) = here && home != owner.self ? home : no_expert;
+      if (returns_to.extent(0) != 0)
+        returns_to(n, k) = here && home != owner.self ? home : no_expert;
     }
   }
 };

@@ -53,11 +53,10 @@ template <Scoring scoring, ExecutionSpace E>
 void launch(E const& exec, Matrix<float const, E> const& logits,
             Vector<float const, E> const& correction_bias, Routing<E> const& out,
             RouterCounters<E> const& counters, RouterOptions const& options, index_t valid) {
-  Kokkos::parallel_for(
-      "kmoe::route",
-      Kokkos::RangePolicy<E, Kokkos::IndexType<index_t>>(
-          exec, 0, static_cast<index_t>(logits.extent(0))),
-      Route<E, scoring>{logits, correction_bias, out, counters, options, valid});
+  Kokkos::parallel_for("kmoe::route",
+                       Kokkos::RangePolicy<E, Kokkos::IndexType<index_t>>(
+                           exec, 0, static_cast<index_t>(logits.extent(0))),
+                       Route<E, scoring>{logits, correction_bias, out, counters, options, valid});
 }
 
 void check_options(RouterOptions const& options, index_t num_columns, index_t top_k,
@@ -70,8 +69,9 @@ void check_options(RouterOptions const& options, index_t num_columns, index_t to
              std::to_string(num_columns),
          top_k);
   if (bias_extent != 0) {
-    detail::expect_extent(function, "correction_bias.extent(0) must equal logits.extent(1) =",
-                          num_columns, static_cast<long long>(bias_extent), bias_label);
+    detail::expect_extent(function,
+                          "correction_bias.extent(0) must equal logits.extent(1) =", num_columns,
+                          static_cast<long long>(bias_extent), bias_label);
   }
   expect(options.num_groups >= 1 && options.num_groups <= max_router_groups, function,
          "num_groups must be in 1.." + std::to_string(max_router_groups), options.num_groups);
@@ -153,10 +153,10 @@ void route(E const& exec, InMatrix<float, E> logits, RouterOptions const& option
                         std::to_string(static_cast<int>(options.scoring)));
 }
 
-#define KMOE_INSTANTIATE(E)                                                                       \
-  template index_t detail::check_routing<E>(InMatrix<float, E> const&, Routing<E> const&,         \
-                                            RouterCounters<E> const&, index_t);                   \
-  template void route<E>(E const&, InMatrix<float, E>, RouterOptions const&, InVector<float, E>,  \
+#define KMOE_INSTANTIATE(E)                                                                      \
+  template index_t detail::check_routing<E>(InMatrix<float, E> const&, Routing<E> const&,        \
+                                            RouterCounters<E> const&, index_t);                  \
+  template void route<E>(E const&, InMatrix<float, E>, RouterOptions const&, InVector<float, E>, \
                          Routing<E> const&, RouterCounters<E> const&, index_t);
 KMOE_FOR_EACH_SPACE(KMOE_INSTANTIATE)
 

@@ -4,8 +4,8 @@
 
 /// \file
 /// Routing of one token by one thread. Scores are recomputed where they are needed instead of kept:
-/// a row needs no scratch of E numbers, and the list of the K best grows in the output row. Sums are
-/// carried in double: hundreds of positive terms in float would lose two digits.
+/// a row needs no scratch of E numbers, and the list of the K best grows in the output row. Sums
+/// are carried in double: hundreds of positive terms in float would lose two digits.
 
 #include <kmoe/routing/router.hpp>
 
@@ -19,16 +19,22 @@ struct RowFaults {
 };
 
 /// The order of selection: strictly greater, NaN below everything.
-KOKKOS_INLINE_FUNCTION bool better(float a, float b) { return a > b || (b != b && a == a); }
+KOKKOS_INLINE_FUNCTION bool better(float a, float b) {
+  return a > b || (b != b && a == a);
+}
 
-KOKKOS_INLINE_FUNCTION float nan_to_lowest(float v) { return v == v ? v : -infinity; }
+KOKKOS_INLINE_FUNCTION float nan_to_lowest(float v) {
+  return v == v ? v : -infinity;
+}
 
 /// exp(l - max), 1 at the maximum also where that is infinite. Neither is NaN.
 KOKKOS_INLINE_FUNCTION float exp_below(float l, float max) {
   return l == max ? 1.0F : Kokkos::exp(l - max);
 }
 
-KOKKOS_INLINE_FUNCTION float sigmoid(float l) { return 1.0F / (1.0F + Kokkos::exp(-l)); }
+KOKKOS_INLINE_FUNCTION float sigmoid(float l) {
+  return 1.0F / (1.0F + Kokkos::exp(-l));
+}
 
 KOKKOS_INLINE_FUNCTION RowFaults find_faults(float const* logits, index_t n) {
   RowFaults faults;

@@ -24,12 +24,12 @@ constexpr bool on_host = std::is_same_v<typename E::memory_space, Kokkos::HostSp
 #ifdef KMOE_HAVE_KOKKOSKERNELS
 
 /// A BLAS library is free to order the sums of an entry by the shape of the matrices, the place of
-/// the entry and the number of threads, and libraries do. Three things keep that from a token's bits:
-/// all calls have the same shapes; their 16 tokens are what the library sees as consecutive entries
-/// of a column, one register tile, which all its kernels treat alike; and each call is too small to
-/// be split over threads (OpenBLAS: up to 2^18 multiplications), so no sum depends on their number.
-/// With 64 tokens to a call, or tokens as columns, OpenBLAS' AVX2 kernels for float depend on the
-/// place; with all of H in one call, the threads decide where sums are cut.
+/// the entry and the number of threads, and libraries do. Three things keep that from a token's
+/// bits: all calls have the same shapes; their 16 tokens are what the library sees as consecutive
+/// entries of a column, one register tile, which all its kernels treat alike; and each call is too
+/// small to be split over threads (OpenBLAS: up to 2^18 multiplications), so no sum depends on
+/// their number. With 64 tokens to a call, or tokens as columns, OpenBLAS' AVX2 kernels for float
+/// depend on the place; with all of H in one call, the threads decide where sums are cut.
 template <ExecutionSpace E, Element T>
 struct BlasLogits {
   static constexpr bool available = on_host<E> && std::is_same_v<T, accumulate_t<T>>;
@@ -122,22 +122,23 @@ void router_logits(E const& exec, InMatrix<T, E> x, RouterWeights<E, T> const& w
   auto const& weight = weights.weight;
   detail::expect_extent(function, "logits.extent(0) must equal x.extent(0) =", number(x.extent(0)),
                         number(logits.extent(0)), logits.label());
-  detail::expect_extent(function, "logits.extent(1) must equal weight.extent(0) =",
-                        number(weight.extent(0)), number(logits.extent(1)), logits.label());
+  detail::expect_extent(function,
+                        "logits.extent(1) must equal weight.extent(0) =", number(weight.extent(0)),
+                        number(logits.extent(1)), logits.label());
   detail::expect_extent(function, "weight.extent(1) must equal x.extent(1) =", number(x.extent(1)),
                         number(weight.extent(1)), weight.label());
   if (weights.bias.extent(0) != 0) {
-    detail::expect_extent(function, "bias.extent(0) must equal weight.extent(0) =",
-                          number(weight.extent(0)), number(weights.bias.extent(0)),
-                          weights.bias.label());
+    detail::expect_extent(function,
+                          "bias.extent(0) must equal weight.extent(0) =", number(weight.extent(0)),
+                          number(weights.bias.extent(0)), weights.bias.label());
   }
   auto const tokens = static_cast<index_t>(logits.extent(0));
   auto const columns = static_cast<index_t>(logits.extent(1));
   std::size_t const needed = scratch_size<E, T>(columns, static_cast<index_t>(x.extent(1)), 1);
-  detail::expect(scratch.buffer.extent(0) >= needed, function,
-                 "scratch must be bound for these extents: at least " + std::to_string(needed) +
-                     " numbers",
-                 number(scratch.buffer.extent(0)));
+  detail::expect(
+      scratch.buffer.extent(0) >= needed, function,
+      "scratch must be bound for these extents: at least " + std::to_string(needed) + " numbers",
+      number(scratch.buffer.extent(0)));
   if (tokens == 0 || columns == 0) return;
 
   if constexpr (BlasLogits<E, T>::available) {
@@ -157,9 +158,9 @@ void router_logits(E const& exec, InMatrix<T, E> x, RouterWeights<E, T> const& w
   }
 }
 
-#define KMOE_INSTANTIATE(E, T)                                                                \
-  template struct RouterScratch<E, T>;                                                        \
-  template void router_logits<E, T>(E const&, InMatrix<T, E>, RouterWeights<E, T> const&,     \
+#define KMOE_INSTANTIATE(E, T)                                                            \
+  template struct RouterScratch<E, T>;                                                    \
+  template void router_logits<E, T>(E const&, InMatrix<T, E>, RouterWeights<E, T> const&, \
                                     RouterScratch<E, T> const&, Matrix<float, E> const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 

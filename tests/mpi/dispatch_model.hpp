@@ -37,7 +37,8 @@ struct Batch {
 
   [[nodiscard]] index_t slots() const { return config.slots_per_token(); }
   [[nodiscard]] std::uint64_t bits(std::uint64_t stream, index_t t, index_t k) const {
-    return random_bits(seed * 16 + stream, static_cast<std::uint64_t>(t) * 1000 + static_cast<std::uint64_t>(k));
+    return random_bits(seed * 16 + stream,
+                       static_cast<std::uint64_t>(t) * 1000 + static_cast<std::uint64_t>(k));
   }
 
   [[nodiscard]] index_t id(index_t t, index_t k) const {
@@ -46,16 +47,27 @@ struct Batch {
     auto const any = static_cast<index_t>(bits(0, t, k) % static_cast<std::uint64_t>(routed));
     auto const start = static_cast<index_t>(bits(0, t, 0) % static_cast<std::uint64_t>(routed));
     constexpr auto largest = std::numeric_limits<index_t>::max();
-    std::array<index_t, 8> const odd{-1, config.num_placed_experts() + config.num_zero_experts,
+    std::array<index_t, 8> const odd{-1,
+                                     config.num_placed_experts() + config.num_zero_experts,
                                      config.num_placed_experts() + config.num_zero_experts + 1,
-                                     any, largest, -largest - 1, any, -2};
+                                     any,
+                                     largest,
+                                     -largest - 1,
+                                     any,
+                                     -2};
     switch (kind) {
-      case Ids::distinct: return (start + k) % routed;
-      case Ids::repeated: return k % 3 == 2 ? any : start;
-      case Ids::all_to_one: return routed - 1;
-      case Ids::half_padded: return bits(1, t, k) % 2 == 0 || t % 3 == 0 ? no_expert : any;
-      case Ids::all_padded: return no_expert;
-      case Ids::out_of_range: return odd[bits(1, t, k) % odd.size()];
+      case Ids::distinct:
+        return (start + k) % routed;
+      case Ids::repeated:
+        return k % 3 == 2 ? any : start;
+      case Ids::all_to_one:
+        return routed - 1;
+      case Ids::half_padded:
+        return bits(1, t, k) % 2 == 0 || t % 3 == 0 ? no_expert : any;
+      case Ids::all_padded:
+        return no_expert;
+      case Ids::out_of_range:
+        return odd[bits(1, t, k) % odd.size()];
     }
     return no_expert;
   }
@@ -65,9 +77,9 @@ struct Batch {
   /// x and addend: the same value in every element type after rounding to it.
   template <Element T>
   [[nodiscard]] T entry(std::uint64_t stream, index_t t, index_t h) const {
-    return static_cast<T>(random_value(seed * 16 + 3 + stream,
-                                       static_cast<std::uint64_t>(t) * 4096 + static_cast<std::uint64_t>(h),
-                                       Values::uniform));
+    return static_cast<T>(random_value(
+        seed * 16 + 3 + stream,
+        static_cast<std::uint64_t>(t) * 4096 + static_cast<std::uint64_t>(h), Values::uniform));
   }
 
   template <ExecutionSpace E, Element T>
@@ -132,11 +144,18 @@ inline std::vector<index_t> make_split(Split split, index_t tokens, index_t rank
   for (index_t p = 1; p < ranks; ++p) {
     index_t& begin = first[static_cast<std::size_t>(p)];
     switch (split) {
-      case Split::even: begin = static_cast<index_t>(offset_t{tokens} * p / ranks); break;
-      case Split::ragged: begin = p % 2 == 1 ? first[static_cast<std::size_t>(p) - 1]
-                                             : tokens - tokens / (p + 1); break;
-      case Split::all_on_first: begin = tokens; break;
-      case Split::all_on_last: begin = 0; break;
+      case Split::even:
+        begin = static_cast<index_t>(offset_t{tokens} * p / ranks);
+        break;
+      case Split::ragged:
+        begin = p % 2 == 1 ? first[static_cast<std::size_t>(p) - 1] : tokens - tokens / (p + 1);
+        break;
+      case Split::all_on_first:
+        begin = tokens;
+        break;
+      case Split::all_on_last:
+        begin = 0;
+        break;
     }
   }
   return first;
@@ -242,8 +261,8 @@ std::vector<T> run_alone(Batch const& batch, bool with_addend) {
   auto config = batch.config;
   config.id_space = IdSpace::local;
   config.token_layout = TokenLayout::data_parallel;
-  StandardDispatcher<E, T> dispatcher(Communicator(), make_placement(Placing::contiguous, config, 1),
-                                      {config, 1, batch.tokens});
+  StandardDispatcher<E, T> dispatcher(
+      Communicator(), make_placement(Placing::contiguous, config, 1), {config, 1, batch.tokens});
   auto const ws = bind_poisoned<E, T>(E(), dispatcher);
   return run_batch<E, T>(dispatcher, batch, 0, batch.tokens, with_addend);
 }

@@ -59,7 +59,9 @@ class Dispatch : public ::testing::Test {
     auto const values = reference::slot_values(
         {batch.config.num_placed_experts(), batch.config.num_zero_experts}, ids, batch.slots(), x,
         hidden, [&](int id, std::size_t t, std::size_t h) {
-          auto const token = [&](index_t at) { return x[t * hidden + static_cast<std::size_t>(at)]; };
+          auto const token = [&](index_t at) {
+            return x[t * hidden + static_cast<std::size_t>(at)];
+          };
           return FakeExpert{id}.operator()<double>(token, static_cast<index_t>(h),
                                                    batch.config.hidden_size);
         });
@@ -85,8 +87,8 @@ class Dispatch : public ::testing::Test {
     }
   }
 
-  static void expect_same(Batch const& batch, std::vector<T> const& alone, Way way, IdSpace id_space,
-                          Placing placing, Split split, bool with_addend,
+  static void expect_same(Batch const& batch, std::vector<T> const& alone, Way way,
+                          IdSpace id_space, Placing placing, Split split, bool with_addend,
                           Communicator const& comm = world()) {
     auto config = batch.config;
     config.id_space = id_space;
@@ -97,8 +99,9 @@ class Dispatch : public ::testing::Test {
       first.assign(first.size(), batch.tokens);
       first[rank] = 0;
     }
-    auto const dispatcher = make_dispatcher<E, T>(
-        way.kind, comm, make_placement(placing, config, comm.size()), {config, comm.size(), batch.tokens});
+    auto const dispatcher =
+        make_dispatcher<E, T>(way.kind, comm, make_placement(placing, config, comm.size()),
+                              {config, comm.size(), batch.tokens});
     auto const ws = bind_poisoned<E, T>(E(), *dispatcher);
     kmoe::Workspace<E> counted;
     if (way.kind == DispatcherKind::standard) {
@@ -111,7 +114,8 @@ class Dispatch : public ::testing::Test {
 
     for (int repeat = 0; repeat < 2; ++repeat) {  // a used workspace must not show
       auto const y = run_batch<E, T>(*dispatcher, batch, first[rank], first[rank + 1], with_addend);
-      std::size_t const width = batch.tokens == 0 ? 0 : alone.size() / static_cast<std::size_t>(batch.tokens);
+      std::size_t const width =
+          batch.tokens == 0 ? 0 : alone.size() / static_cast<std::size_t>(batch.tokens);
       ASSERT_EQ(y.size(), width * static_cast<std::size_t>(first[rank + 1] - first[rank]));
       if (y.empty()) continue;
       EXPECT_EQ(std::memcmp(y.data(), alone.data() + width * static_cast<std::size_t>(first[rank]),
@@ -239,17 +243,19 @@ TYPED_TEST(Dispatch, sub_communicators_and_two_dispatchers_at_once) {
   auto const batch = this->batch(7, 3, 15);
   auto const alone = run_alone<E, T>(batch, false);
   for (Way const way : ways) {
-    this->expect_same(batch, alone, way, IdSpace::local, Placing::random, Split::even, false, group);
+    this->expect_same(batch, alone, way, IdSpace::local, Placing::random, Split::even, false,
+                      group);
   }
 
   E const exec;
   auto const other = this->batch(4, 2, 11, Ids::half_padded);
   auto const other_alone = run_alone<E, T>(other, false);
-  kmoe::AllToAllDispatcher<E, T> a(group, make_placement(Placing::contiguous, batch.config, group.size()),
+  kmoe::AllToAllDispatcher<E, T> a(group,
+                                   make_placement(Placing::contiguous, batch.config, group.size()),
                                    {batch.config, group.size(), batch.tokens});
-  kmoe::StandardDispatcher<E, T> b(this->world(),
-                                   make_placement(Placing::round_robin, other.config, this->world().size()),
-                                   {other.config, this->world().size(), other.tokens});
+  kmoe::StandardDispatcher<E, T> b(
+      this->world(), make_placement(Placing::round_robin, other.config, this->world().size()),
+      {other.config, this->world().size(), other.tokens});
   a.allocate(exec);
   b.allocate(exec);
   auto const me = static_cast<std::size_t>(group.rank());
@@ -267,12 +273,16 @@ TYPED_TEST(Dispatch, sub_communicators_and_two_dispatchers_at_once) {
   exec.fence();
   auto const host = to_host(y);
   if (host.size() > 0) {
-    EXPECT_EQ(std::memcmp(host.data(), alone.data() + static_cast<std::size_t>(first[me]) * host.extent(1),
-                          host.size() * sizeof(T)), 0);
+    EXPECT_EQ(std::memcmp(host.data(),
+                          alone.data() + static_cast<std::size_t>(first[me]) * host.extent(1),
+                          host.size() * sizeof(T)),
+              0);
   }
   if (!other_y.empty()) {
-    EXPECT_EQ(std::memcmp(other_y.data(), other_alone.data() + static_cast<std::size_t>(other_first[at]) * 7,
-                          other_y.size() * sizeof(T)), 0);
+    EXPECT_EQ(std::memcmp(other_y.data(),
+                          other_alone.data() + static_cast<std::size_t>(other_first[at]) * 7,
+                          other_y.size() * sizeof(T)),
+              0);
   }
 }
 

@@ -155,7 +155,8 @@ TEST(DispatchStatistics, a_token_crosses_once_per_rank) {
       auto const rank_of = d.placement().rank_of_expert();
       offset_t sent = 0, received = 0, rows_sent = 0;
       for (index_t home = 0; home < ranks; ++home) {
-        for (index_t t = first[static_cast<std::size_t>(home)]; t < first[static_cast<std::size_t>(home) + 1]; ++t) {
+        for (index_t t = first[static_cast<std::size_t>(home)];
+             t < first[static_cast<std::size_t>(home) + 1]; ++t) {
           std::set<index_t> visited;
           for (index_t k = 0; k < batch.slots(); ++k) {
             index_t const id = batch.id(t, k);
@@ -212,11 +213,10 @@ TEST(DispatchHooks, run_in_order_may_replace_and_can_be_removed) {
         [&](auto&, E const&, DispatchOutput<E, T>&) { calls.push_back(3); });
     auto four = d.register_pre_combine_hook(
         [&](auto&, E const&, CombineInput<E, T>&) { calls.push_back(4); });
-    auto five = d.register_post_combine_hook(
-        [&](auto&, E const&, Matrix<T, E> const& y) {
-          EXPECT_EQ(y.data(), s.y.data());
-          calls.push_back(5);
-        });
+    auto five = d.register_post_combine_hook([&](auto&, E const&, Matrix<T, E> const& y) {
+      EXPECT_EQ(y.data(), s.y.data());
+      calls.push_back(5);
+    });
     auto const replaced = forward(s.x);
     EXPECT_EQ(calls, (std::vector{1, 2, 3, 4, 5}));
 
@@ -305,14 +305,18 @@ TEST(DispatchErrors, arguments_are_checked_before_anything_is_sent) {
     Routing<E> const lost{Matrix<index_t, E>("ids", 4, 3), Matrix<float, E>("lost", 3, 3)};
 
     auto message = error_of([&] { d.dispatch(s.exec, narrow, fits); });
-    EXPECT_TRUE(mentions(message, name + "::dispatch: x.extent(1) must equal hidden_size 6, found 5 "
-                                         "(View \"narrow\")")) << message;
+    EXPECT_TRUE(mentions(message, name +
+                                      "::dispatch: x.extent(1) must equal hidden_size 6, found 5 "
+                                      "(View \"narrow\")"))
+        << message;
     message = error_of([&] { d.dispatch(s.exec, long_x, fits); });
-    EXPECT_TRUE(mentions(message, "x.extent(0) must be at most max_tokens 21, found 22")) << message;
+    EXPECT_TRUE(mentions(message, "x.extent(0) must be at most max_tokens 21, found 22"))
+        << message;
     message = error_of([&] { d.dispatch(s.exec, good, thin); });
     EXPECT_TRUE(mentions(message, "topk_ids.extent(1)") && mentions(message, "found 2")) << message;
     message = error_of([&] { d.dispatch(s.exec, good, lost); });
-    EXPECT_TRUE(mentions(message, "topk_weights.extent(0)") && mentions(message, "\"lost\"")) << message;
+    EXPECT_TRUE(mentions(message, "topk_weights.extent(0)") && mentions(message, "\"lost\""))
+        << message;
     message = error_of([&] { d.combine(s.exec, {kind, s.x, {}}, {}, s.y); });
     EXPECT_TRUE(mentions(message, name + "::combine: needs a dispatch() before it")) << message;
 
@@ -322,20 +326,23 @@ TEST(DispatchErrors, arguments_are_checked_before_anything_is_sent) {
     auto wrong_kind = rows;
     wrong_kind.format = kind == kinds[0] ? kinds[1] : kinds[0];
     message = error_of([&] { d.combine(s.exec, wrong_kind, {}, s.y); });
-    EXPECT_TRUE(mentions(message, "input.format must be " + std::string(to_string(kind)))) << message;
+    EXPECT_TRUE(mentions(message, "input.format must be " + std::string(to_string(kind))))
+        << message;
     message = error_of([&] { d.combine(s.exec, rows, {}, long_x); });
     EXPECT_TRUE(mentions(message, "y.extent(0) must equal T =")) << message;
     auto wrong_rows = rows;
     wrong_rows.rows = narrow;
     message = error_of([&] { d.combine(s.exec, wrong_rows, {}, s.y); });
-    EXPECT_TRUE(mentions(message, "input.rows.extent(1) must equal hidden_size 6, found 5")) << message;
+    EXPECT_TRUE(mentions(message, "input.rows.extent(1) must equal hidden_size 6, found 5"))
+        << message;
     message = error_of([&] { d.combine(s.exec, rows, long_x, s.y); });
     EXPECT_TRUE(mentions(message, "addend.extent(0) must equal T =")) << message;
     auto wrong_slots = rows;
     wrong_slots.permutation.row_of_slot = {};
     message = error_of([&] { d.combine(s.exec, wrong_slots, {}, s.y); });
-    EXPECT_TRUE(payload.hidden_states.extent(0) == 0 ||
-                mentions(message, "row_of_slot.extent(0) must be at least the number of dispatched"))
+    EXPECT_TRUE(
+        payload.hidden_states.extent(0) == 0 ||
+        mentions(message, "row_of_slot.extent(0) must be at least the number of dispatched"))
         << message;
     if (payload.hidden_states.extent(0) != 0) d.combine(s.exec, rows, {}, s.y);
     // Nothing was lost by the errors, and a dispatch serves one combine.
@@ -359,15 +366,17 @@ TEST(DispatchErrors, shapes_that_do_not_fit) {
   EXPECT_TRUE(mentions(make({batch.config, ranks, -1}), "max_tokens must be at least 0"));
   auto config = batch.config;
   config.num_experts = 8;
-  EXPECT_TRUE(mentions(make({config, ranks, 5}), "placement.num_experts() must equal num_experts 8, found 9"));
+  EXPECT_TRUE(mentions(make({config, ranks, 5}),
+                       "placement.num_experts() must equal num_experts 8, found 9"));
   config = batch.config;
   config.router.num_fused_shared_experts = 1;
   EXPECT_TRUE(mentions(make({config, ranks, 5}), "placement.num_shared()"));
   config = batch.config;
   config.token_layout = TokenLayout::replicated;
   EXPECT_TRUE(mentions(error_of([&] {
-                AllToAllDispatcher<E, T>(world(), placement, {config, ranks, 5});
-              }), "kmoe::AllToAllDispatcher: replicated tokens"));
+                         AllToAllDispatcher<E, T>(world(), placement, {config, ranks, 5});
+                       }),
+                       "kmoe::AllToAllDispatcher: replicated tokens"));
   Standard unbound(world(), placement, {batch.config, ranks, 5});
   EXPECT_TRUE(mentions(error_of([&] { unbound.dispatch(E(), {}, {}); }), "needs bind()"));
 }
@@ -378,7 +387,8 @@ TEST(DispatchErrors, no_combine_takes_no_addend) {
   batch.config.token_layout = TokenLayout::replicated;
   Rig s(DispatcherKind::standard, batch);
   Grouped<E> const grouped(*s.dispatcher);
-  auto const rows = run_experts(*s.dispatcher, s.dispatcher->dispatch(s.exec, s.x, s.routing), grouped);
+  auto const rows =
+      run_experts(*s.dispatcher, s.dispatcher->dispatch(s.exec, s.x, s.routing), grouped);
   EXPECT_TRUE(mentions(error_of([&] { s.dispatcher->combine(s.exec, rows, s.x, s.y); }),
                        "no_combine takes no addend"));
 }

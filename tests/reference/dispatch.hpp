@@ -26,9 +26,9 @@ struct SlotSpec {
 
 /// values[slot, h] = expert(id, token, h), x for a zero expert, 0 for a slot without expert.
 template <class Expert>
-std::vector<double> slot_values(SlotSpec const& spec, std::vector<int> const& ids, int slots_per_token,
-                                std::vector<double> const& x, std::size_t hidden,
-                                Expert&& expert) {
+std::vector<double> slot_values(SlotSpec const& spec, std::vector<int> const& ids,
+                                int slots_per_token, std::vector<double> const& x,
+                                std::size_t hidden, Expert&& expert) {
   std::vector<double> values(ids.size() * hidden, 0.0);
   for (std::size_t slot = 0; slot < ids.size(); ++slot) {
     std::size_t const token = slot / static_cast<std::size_t>(slots_per_token);

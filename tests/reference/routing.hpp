@@ -57,7 +57,9 @@ namespace router_detail {
 
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
-inline double sigmoid(double l) { return 1 / (1 + std::exp(-l)); }
+inline double sigmoid(double l) {
+  return 1 / (1 + std::exp(-l));
+}
 
 /// Softmax of the entries with use[i] (the others get 0). Infinite maxima share equally.
 inline std::vector<double> softmax(std::vector<double> const& l, std::vector<bool> const& use) {

@@ -28,10 +28,8 @@ class LaunchRecorder {
     set_begin_parallel_for_callback(&record);
     set_begin_parallel_reduce_callback(&record);
     set_begin_parallel_scan_callback(&record);
-    set_allocate_data_callback(
-        [](Kokkos::Tools::SpaceHandle, char const*, void const*, std::uint64_t) {
-          ++allocations();
-        });
+    set_allocate_data_callback([](Kokkos::Tools::SpaceHandle, char const*, void const*,
+                                  std::uint64_t) { ++allocations(); });
   }
   ~LaunchRecorder() {
     using namespace Kokkos::Tools::Experimental;

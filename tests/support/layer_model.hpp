@@ -18,7 +18,7 @@
 namespace kmoe::test {
 
 /// Uniform in [-1, 1), a pure function of its arguments.
-inline double uniform(std::uint64_t stream, std::uint64_t index) {
+KOKKOS_INLINE_FUNCTION double uniform(std::uint64_t stream, std::uint64_t index) {
   std::uint64_t z = stream * 0x9e3779b97f4a7c15ULL + index + 0x632be59bd9b4e019ULL;
   for (int round = 0; round < 2; ++round) {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;

@@ -14,11 +14,21 @@ namespace kmoe::test {
 inline reference::RouterRules router_rules(RouterOptions const& options, index_t top_k) {
   reference::RouterRules rules;
   switch (options.scoring) {
-    case Scoring::softmax: rules.kind = reference::Router::softmax; break;
-    case Scoring::sigmoid: rules.kind = reference::Router::sigmoid; break;
-    case Scoring::topk_softmax: rules.kind = reference::Router::topk_softmax; break;
-    case Scoring::topk_sigmoid: rules.kind = reference::Router::topk_sigmoid; break;
-    case Scoring::sparse_mixer: rules.kind = reference::Router::sparse_mixer; break;
+    case Scoring::softmax:
+      rules.kind = reference::Router::softmax;
+      break;
+    case Scoring::sigmoid:
+      rules.kind = reference::Router::sigmoid;
+      break;
+    case Scoring::topk_softmax:
+      rules.kind = reference::Router::topk_softmax;
+      break;
+    case Scoring::topk_sigmoid:
+      rules.kind = reference::Router::topk_sigmoid;
+      break;
+    case Scoring::sparse_mixer:
+      rules.kind = reference::Router::sparse_mixer;
+      break;
   }
   rules.top_k = top_k;
   rules.num_groups = options.num_groups;

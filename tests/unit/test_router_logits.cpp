@@ -61,10 +61,10 @@ class RouterLogits : public ::testing::Test {
     return weights;
   }
 
-  static Workspace<E> scratch_for(index_t num_columns, index_t hidden, RouterScratch<E, T>& scratch) {
-    auto workspace = make_workspace<E>([&](Workspace<E>& ws) {
-      scratch.bind(ws, num_columns, hidden);
-    });
+  static Workspace<E> scratch_for(index_t num_columns, index_t hidden,
+                                  RouterScratch<E, T>& scratch) {
+    auto workspace =
+        make_workspace<E>([&](Workspace<E>& ws) { scratch.bind(ws, num_columns, hidden); });
     poison(scratch.buffer);
     return workspace;
   }
@@ -127,8 +127,7 @@ TYPED_TEST(RouterLogits, LongSumsKeepSixDigits) {
   auto const weights = TestFixture::random_weights(16, hidden, false);
   auto const x = random_matrix<T, E>(64, hidden, 14, Values::normal);
   auto const got = widened(TestFixture::logits_of(x, weights));
-  auto const expected =
-      reference::router_logits(widened(x), widened(weights.weight), {}, hidden);
+  auto const expected = reference::router_logits(widened(x), widened(weights.weight), {}, hidden);
   double error = 0, norm = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
     error += (got[i] - expected[i]) * (got[i] - expected[i]);

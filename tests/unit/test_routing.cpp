@@ -71,8 +71,7 @@ template <class E>
 Result route_rows(Rows const& rows, index_t num_columns, RouterOptions const& options,
                   index_t top_k, std::vector<float> const& bias = {},
                   index_t num_valid_tokens = all_tokens) {
-  auto const out =
-      poisoned_routing<E>(rows.size(), top_k + options.num_fused_shared_experts);
+  auto const out = poisoned_routing<E>(rows.size(), top_k + options.num_fused_shared_experts);
   RouterCounters<E> const counters("counters", num_router_counters);
   E const exec;
   route(exec, to_matrix<E>(rows, num_columns), options, to_vector<E>(bias), out, counters,
@@ -151,9 +150,15 @@ Rows make_logits(Data data, index_t tokens, index_t num_columns, std::uint64_t s
       float const value = static_cast<float>(2 * random_value(seed, i, Values::normal));
       float& l = rows[t][e];
       switch (data) {
-        case Data::random: l = value; break;
-        case Data::quantized: l = std::round(value); break;
-        case Data::equal: l = rows[t][0] = e == 0 ? value : rows[t][0]; break;
+        case Data::random:
+          l = value;
+          break;
+        case Data::quantized:
+          l = std::round(value);
+          break;
+        case Data::equal:
+          l = rows[t][0] = e == 0 ? value : rows[t][0];
+          break;
         case Data::non_finite: {
           // From a few to nearly all entries, by row.
           bool const bad = random_unit(seed + 1, i) < (t % 4 + 0.5) / 4;
@@ -169,7 +174,9 @@ Rows make_logits(Data data, index_t tokens, index_t num_columns, std::uint64_t s
 
 /// Rounding of a score: the exponent's argument (of up to 20), exponential, sum and quotients; then
 /// sum and quotient of the renormalization, and the factor.
-double weight_tolerance(double weight) { return unit_roundoff<float> * 32 * weight + 0x1p-140; }
+double weight_tolerance(double weight) {
+  return unit_roundoff<float> * 32 * weight + 0x1p-140;
+}
 
 template <class E>
 class Route : public ::testing::Test {};
@@ -192,14 +199,13 @@ TYPED_TEST(Route, EveryVariantMatchesTheReference) {
                        std::to_string(top_k) + " data " + std::to_string(int(data)));
           Rows const rows = make_logits(data, tokens, num_columns, 17 + num_columns);
           std::vector<float> const no_bias;
-          Result const result =
-              route_rows<TypeParam>(rows, num_columns, variant.options, top_k,
-                                    variant.bias ? bias : no_bias);
+          Result const result = route_rows<TypeParam>(rows, num_columns, variant.options, top_k,
+                                                      variant.bias ? bias : no_bias);
           reference::RouterRules const rules = router_rules(variant.options, top_k);
           std::vector<double> const wide(bias.begin(), bias.end());
           for (index_t t = 0; t < tokens; ++t) {
-            reference::Routed const expected = reference::route(
-                rows[t], variant.bias ? wide : std::vector<double>{}, rules);
+            reference::Routed const expected =
+                reference::route(rows[t], variant.bias ? wide : std::vector<double>{}, rules);
             ++compared;
             bool decided = true;
             for (index_t k = 0; k < top_k; ++k) {
@@ -247,15 +253,17 @@ TYPED_TEST(Route, TiesGoToTheSmallerId) {
     }
   }
   // Signed zeros are equal.
-  Result const zeros = route_rows<TypeParam>({{-0.0F, 0.0F, -0.0F}}, 3,
-                                             {.scoring = Scoring::topk_softmax}, 3);
+  Result const zeros =
+      route_rows<TypeParam>({{-0.0F, 0.0F, -0.0F}}, 3, {.scoring = Scoring::topk_softmax}, 3);
   EXPECT_EQ(zeros.ids[0], (std::vector<index_t>{0, 1, 2}));
 }
 
 TYPED_TEST(Route, NonFiniteLogitsFollowTheTotalOrder) {
   using Ids = std::vector<index_t>;
-  Rows const rows = {{nan, 1, inf, -inf, 2, inf}, {nan, nan, nan, nan, nan, nan},
-                     {-inf, -inf, nan, -inf, -inf, -inf}, {0, 1, 2, 3, 4, 5}};
+  Rows const rows = {{nan, 1, inf, -inf, 2, inf},
+                     {nan, nan, nan, nan, nan, nan},
+                     {-inf, -inf, nan, -inf, -inf, -inf},
+                     {0, 1, 2, 3, 4, 5}};
   for (Scoring const scoring : {Scoring::topk_softmax, Scoring::topk_sigmoid}) {
     Result const r = route_rows<TypeParam>(rows, 6, {.scoring = scoring}, 6);
     EXPECT_EQ(r.ids[0], (Ids{2, 5, 4, 1, 3, 0}));
@@ -306,7 +314,8 @@ TYPED_TEST(Route, ASumOfZeroIsRenormalizedWithoutNan) {
 
 TYPED_TEST(Route, BiasSelectsAndUnbiasedScoresWeigh) {
   std::vector<float> const bias = {0, 0, 0, 3};
-  Result const r = route_rows<TypeParam>({{3, 2, 1, -1}}, 4, {.scoring = Scoring::sigmoid}, 2, bias);
+  Result const r =
+      route_rows<TypeParam>({{3, 2, 1, -1}}, 4, {.scoring = Scoring::sigmoid}, 2, bias);
   EXPECT_EQ(r.ids[0], (std::vector<index_t>{3, 0}));
   EXPECT_FLOAT_EQ(r.weights[0][0], static_cast<float>(1 / (1 + std::exp(1.0))));
   EXPECT_FLOAT_EQ(r.weights[0][1], static_cast<float>(1 / (1 + std::exp(-3.0))));
@@ -336,7 +345,8 @@ TYPED_TEST(Route, MaskedScoreDecidesAgainstNegativeSurvivors) {
 
 TYPED_TEST(Route, SparseMixerThresholdIsRelativeToTheLargerMagnitude) {
   // By hand, with m negative, so that |l| is the divisor. Round 1, m = -1: experts 0, 1, 2 are 1/2,
-  // 0 and 3/4 below; those not above 0.5 stay. Round 2, m = -2: experts 0 and 2 are 0 and 1/2 below.
+  // 0 and 3/4 below; those not above 0.5 stay. Round 2, m = -2: experts 0 and 2 are 0 and 1/2
+  // below.
   Result const r = route_rows<TypeParam>(
       {{-2, -1, -4}}, 3, {.scoring = Scoring::sparse_mixer, .jitter_epsilon = 0.25F}, 2);
   EXPECT_EQ(r.ids[0], (std::vector<index_t>{1, 0}));

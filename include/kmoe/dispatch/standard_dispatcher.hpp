@@ -17,7 +17,8 @@ class Exchange;
 }
 
 /// Replicated tokens: dispatch() moves nothing. Each token has an owner (balanced contiguous blocks
-/// of T over P); combine() sends the rows of its slots there, adds them, and gathers y on all ranks.
+/// of T over P); combine() sends the rows of its slots there, adds them, and gathers y on all
+/// ranks.
 ///
 /// Data-parallel tokens: dispatch() gathers the tokens of all ranks on every rank; combine() sends
 /// the rows of a token's slots to its home rank and adds them there.

@@ -48,7 +48,7 @@ struct RouterScratch {
   Vector<accumulate_t<T>, E> buffer;
 
   /// Takes the buffer from `ws` for logits of num_columns columns over hidden_size inputs. Where E
-  /// runs on the host it holds one tile per thread of E (about 0.2 MB each) or, with Kokkos
+  /// runs on the host it holds one tile per thread of E (0.2 to 0.4 MB each) or, with Kokkos
   /// Kernels, for float and double, a block of 16 tokens and its logits. Allocates nothing.
   void bind(Workspace<E>& ws, index_t num_columns, index_t hidden_size);
 };
@@ -58,13 +58,13 @@ struct RouterScratch {
 ///   logits[t, e] = sum_h x[t, h] * weight[e, h]  (+ bias[e])
 ///
 /// Accumulated in accumulate_t<T>, the bias included, and rounded once to float. The order of the
-/// sum is fixed: partial sums over 256 consecutive h, each added up in ascending order, are added in
-/// ascending order. With Kokkos Kernels, float and double on a host space go through
-/// KokkosBlas::gemm in calls of fixed shape (16 tokens, missing ones zero, 64 columns, 256 h), within
-/// which the order is the BLAS library's. Either way it depends neither on T nor on a token's
-/// position nor on the number of threads; with a BLAS library that rests on its kernels treating 16
-/// consecutive entries alike, which the tests check (OpenBLAS does). NaN and infinities propagate as
-/// in IEEE arithmetic; H = 0 gives the bias.
+/// sum is fixed: partial sums over 256 consecutive h, each added up in ascending order (fused where
+/// the instruction set has it), are added in ascending order. With Kokkos Kernels, float and double
+/// on a host space go through KokkosBlas::gemm in calls of fixed shape (16 tokens, missing ones
+/// zero, 64 columns, 256 h), within which the order is the BLAS library's. Either way it depends
+/// neither on T nor on a token's position nor on the number of threads; with a BLAS library that
+/// rests on its kernels treating 16 consecutive entries alike, which the tests check (OpenBLAS
+/// does). NaN and infinities propagate as in IEEE arithmetic; H = 0 gives the bias.
 ///
 /// Asynchronous; does not allocate (a BLAS library may).
 /// \param x [T, H] tokens
@@ -73,8 +73,9 @@ struct RouterScratch {
 /// \param logits [T, C] out
 /// \throws InvalidArgument if extents do not match or the scratch is too small
 ///
-/// Cost: 2 T C H flops; reads x C / 64 times and weight T / 64 times (rounded up).
-/// Tested against reference::router_logits (float64), and bitwise over T, positions and threads.
+/// Cost: 2 T C H flops; on hosts reads x C / 64 and weight T / 64 times (rounded up), or weight T /
+/// 16 times with Kokkos Kernels. Tested against reference::router_logits (float64), and bitwise
+/// over T, positions and threads.
 template <ExecutionSpace E, Element T>
 void router_logits(E const& exec, InMatrix<T, E> x, RouterWeights<E, T> const& weights,
                    RouterScratch<E, T> const& scratch, Matrix<float, E> const& logits);
@@ -97,23 +98,23 @@ void router_logits(E const& exec, InMatrix<T, E> x, RouterWeights<E, T> const& w
 /// ascending id or slot, and rounded to float.
 ///
 /// NaN and infinities: the order of c is total, with +inf highest and NaN below -inf, so there are
-/// always K distinct valid ids, and weights are always finite. A NaN logit has c = NaN and counts as
-/// -inf otherwise. Experts at +inf share a softmax equally; a softmax over nothing but -inf is
+/// always K distinct valid ids, and weights are always finite. A NaN logit has c = NaN and counts
+/// as -inf otherwise. Experts at +inf share a softmax equally; a softmax over nothing but -inf is
 /// uniform; a divisor of 0 in the renormalization gives 1/K each. Padding is not inspected.
 ///
 /// Asynchronous; does not allocate.
 /// \param logits [T, C], C = E + Z
-/// \param options num_groups at most max_router_groups; sparse_mixer takes neither groups nor a bias
-/// \param correction_bias [C], or extent 0 = none
-/// \param out ids and weights [T, K + S], S = num_fused_shared_experts: columns K + i get id C + i
+/// \param options num_groups at most max_router_groups; sparse_mixer takes neither groups nor a
+/// bias \param correction_bias [C], or extent 0 = none \param out ids and weights [T, K + S], S =
+/// num_fused_shared_experts: columns K + i get id C + i
 ///        and weight 1
 /// \param counters [num_router_counters] or extent 0
 /// \param num_valid_tokens tokens from this one on are padding: ids -1, weights 0
 /// \throws InvalidArgument if extents do not match, K is not in 1..C or options contradict
 ///
-/// Cost: reads 4 T C bytes, the first pass over a row from memory, one or two more from cache; 2 T C
-/// exponentials (3 with groups); per token C compares and about K^2 log(C / K) moves.
-/// Tested against reference::route. Sources: the routers of Hugging Face transformers 5 and SGLang;
+/// Cost: reads 4 T C bytes, the first pass over a row from memory, one or two more from cache; 2 T
+/// C exponentials (3 with groups); per token C compares and about K^2 log(C / K) moves. Tested
+/// against reference::route. Sources: the routers of Hugging Face transformers 5 and SGLang;
 /// group-limited routing is DeepSeek-V2 and V3, the sparse mixer Phi-3.5-MoE.
 template <ExecutionSpace E>
 void route(E const& exec, InMatrix<float, E> logits, RouterOptions const& options,
@@ -189,9 +190,10 @@ struct RouteUser {
 ///   functor({t, logits of t, C, ids of t, weights of t, K})  for each token t that is not padding
 ///
 /// Slots that the functor leaves alone are -1 with weight 0. Afterwards ids outside 0..num_ids-1
-/// become -1 (counted unless they were -1) and weights that belong to no id or are not finite become
-/// 0. An id that occurs twice in a token is two slots, whose contributions add up. The functor is
-/// copied into a kernel named kmoe::route_user; it may read device memory through Views it holds.
+/// become -1 (counted unless they were -1) and weights that belong to no id or are not finite
+/// become 0. An id that occurs twice in a token is two slots, whose contributions add up. The
+/// functor is copied into a kernel named kmoe::route_user; it may read device memory through Views
+/// it holds.
 ///
 /// Asynchronous; does not allocate.
 /// \param logits [T, C]; C may be 0 if the functor needs none
@@ -209,11 +211,10 @@ void route(E const& exec, InMatrix<float, E> logits, F const& functor, Routing<E
            index_t num_valid_tokens = all_tokens) {
   index_t const valid = detail::check_routing<E>(logits, out, counters, num_valid_tokens);
   if (num_ids < 0) num_ids = static_cast<index_t>(logits.extent(1));
-  Kokkos::parallel_for(
-      "kmoe::route_user",
-      Kokkos::RangePolicy<E, Kokkos::IndexType<index_t>>(
-          exec, 0, static_cast<index_t>(out.topk_ids.extent(0))),
-      detail::RouteUser<F, E>{functor, logits, out, counters, num_ids, valid});
+  Kokkos::parallel_for("kmoe::route_user",
+                       Kokkos::RangePolicy<E, Kokkos::IndexType<index_t>>(
+                           exec, 0, static_cast<index_t>(out.topk_ids.extent(0))),
+                       detail::RouteUser<F, E>{functor, logits, out, counters, num_ids, valid});
 }
 
 }  // namespace kmoe
