@@ -109,6 +109,34 @@ std::vector<RowNorms> compare(io::HostMatrix<T> const& y, io::HostMatrix<double>
   return rows;
 }
 
+/// Routes this rank's tokens as the file has them. A 16-bit x could flip the choice between two
+/// experts of nearly equal score, which is not the error of the arithmetic that is verified; the
+/// float32 router on float32 tokens is also what these models run. Collective.
+Routing<Space> route_unrounded(Space const& exec, Communicator const& comm,
+                               io::Checkpoint const& checkpoint, GoldenPair const& pair,
+                               io::HostMatrix<float> const& rows) {
+  MoeConfig const& config = pair.block->config;
+  LayerWeights<Space, float> weights;
+  agree(comm, [&] {
+    on_input([&] { weights = io::load_weights<Space, float>(exec, checkpoint, *pair.block, {}); });
+  });
+  std::size_t const tokens = rows.extent(0);
+  auto const columns = static_cast<std::size_t>(config.num_router_columns());
+  auto const slots = static_cast<std::size_t>(config.slots_per_token());
+  RouterScratch<Space, float> scratch;
+  auto const workspace = make_workspace<Space>([&](Workspace<Space>& ws) {
+    scratch.bind(ws, config.num_router_columns(), config.hidden_size);
+  });
+  Matrix<float, Space> const logits("kmoe::cli::logits", tokens, columns);
+  Routing<Space> const routing{{"kmoe::cli::topk_ids", tokens, slots},
+                               {"kmoe::cli::topk_weights", tokens, slots}};
+  auto const x = Kokkos::create_mirror_view_and_copy(Space(), rows);
+  router_logits<Space, float>(exec, x, weights.router, scratch, logits);
+  route(exec, logits, config.router, weights.router.correction_bias, routing);
+  exec.fence("kmoe::cli::route_unrounded");  // before the scratch goes
+  return routing;
+}
+
 /// Relative error of one block, the same on all ranks. Collective.
 template <Element T>
 double verify_pair(Communicator const& comm, io::Checkpoint const& checkpoint,
@@ -121,15 +149,25 @@ double verify_pair(Communicator const& comm, io::Checkpoint const& checkpoint,
   Matrix<T, Space> x;
   Matrix<T, Space> y;
   io::HostMatrix<double> expected;
+  io::HostMatrix<float> unrounded;
   agree(comm, [&] {
     io::HostMatrix<T> const rows("kmoe::cli::input", tokens, hidden);
     io::read_rows<T>(pair.input, split.first(comm.rank()), rows);
     x = Kokkos::create_mirror_view_and_copy(Space(), rows);
     y = Matrix<T, Space>("kmoe::cli::output", tokens, hidden);
     expected = io::HostMatrix<double>("kmoe::cli::expected", tokens, hidden);
+    if constexpr (sizeof(T) == 2) {
+      unrounded = io::HostMatrix<float>("kmoe::cli::unrounded", tokens, hidden);
+      io::read_rows<float>(pair.input, split.first(comm.rank()), unrounded);
+    }
     io::read_rows<double>(pair.output, split.first(comm.rank()), expected);
   });
-  layer.forward(exec, x, y);
+  if constexpr (sizeof(T) == 2) {
+    auto const routing = route_unrounded(exec, comm, checkpoint, pair, unrounded);
+    layer.forward_routed(exec, x, routing, y);
+  } else {
+    layer.forward(exec, x, y);
+  }
   exec.fence("kmoe::cli::verify");
   io::HostMatrix<T> const result =
       Kokkos::create_mirror_view_and_copy(Kokkos::DefaultHostExecutionSpace(), y);
