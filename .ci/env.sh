@@ -173,6 +173,7 @@ kmoe_mpi_defaults() {
   export $spread="${!spread:-:oversubscribe}"
   export PRTE_MCA_hwloc_default_binding_policy=${PRTE_MCA_hwloc_default_binding_policy:-none}
   export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
+  export KOKKOS_DISABLE_WARNINGS=${KOKKOS_DISABLE_WARNINGS:-1} # of more ranks than cores
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_PROC_BIND=${OMP_PROC_BIND:-false}
 }
 

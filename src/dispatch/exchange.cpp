@@ -103,9 +103,9 @@ void Exchange<E, T>::load(E const& exec, Communicator const& comm, ExpertPlaceme
 
 template <ExecutionSpace E, Element T>
 auto Exchange<E, T>::keep(E const& exec, DispatchInput<E, T> const& input) -> Dispatched {
-  auto const tokens = static_cast<offset_t>(input.x.extent(0));
+  auto const tokens = static_cast<index_t>(input.x.extent(0));
   auto const& at = tokens_at_;
-  for (offset_t p = 0; p <= shape_.num_ranks; ++p) at.offsets(p) = tokens * p / shape_.num_ranks;
+  for (index_t p = 0; p <= shape_.num_ranks; ++p) at.offsets(p) = shape_.first_home_token(p, tokens);
   at.difference_offsets();
   auto const begin = static_cast<index_t>(at.offsets(owner_.self));
   set_home(exec, input, begin, static_cast<index_t>(at.counts(owner_.self)), begin);

@@ -225,19 +225,25 @@ struct MoeLayer<E, T>::Impl {
     totals.bytes_sent += step.bytes_sent;
   }
 
-  /// Shared expert on this rank's own tokens: [T, H], or empty.
+  /// Shared expert on the tokens that this rank adds up: those rows of [T, H], or empty.
   Matrix<T const, E> shared_chunk(E const& exec, InMatrix<T, E> x) {
     if (config.shared_intermediate_size == 0) return {};
     PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::shared", totals.shared_seconds, profiling);
-    auto const out = row_range(buffers.shared, 0, x.extent(0));
+    auto const num_tokens = static_cast<index_t>(x.extent(0));
+    bool const replicated = config.token_layout == TokenLayout::replicated;
+    auto const dispatch = shape.dispatch();
+    index_t const begin = replicated ? dispatch.first_home_token(comm.rank(), num_tokens) : 0;
+    index_t const end =
+        replicated ? dispatch.first_home_token(comm.rank() + 1, num_tokens) : num_tokens;
+    auto const home = row_range(x, begin, end);
     Matrix<float, E> gate;
     if (config.shared_expert_gate) {
-      gate = row_range(buffers.shared_gate, 0, x.extent(0));
-      router_logits<E, T>(exec, x, shared_gate, buffers.router_scratch, gate);
+      gate = row_range(buffers.shared_gate, 0, home.extent(0));
+      router_logits<E, T>(exec, home, shared_gate, buffers.router_scratch, gate);
       sigmoid(exec, gate);
     }
-    shared.forward_dense(exec, x, gate, out);
-    return out;
+    shared.forward_dense(exec, home, gate, row_range(buffers.shared, begin, end));
+    return row_range(buffers.shared, 0, x.extent(0));
   }
 
   Communicator comm;

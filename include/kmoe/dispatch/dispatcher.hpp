@@ -96,6 +96,11 @@ struct DispatchShape {
   [[nodiscard]] index_t max_dispatched_tokens() const {
     return config.token_layout == TokenLayout::replicated ? max_tokens : num_ranks * max_tokens;
   }
+  /// Replicated tokens: first of T tokens that `rank` adds up in combine(), in balanced contiguous
+  /// blocks; rank P gives T.
+  [[nodiscard]] index_t first_home_token(index_t rank, index_t tokens) const {
+    return static_cast<index_t>(offset_t{tokens} * rank / num_ranks);
+  }
   /// Rows that they can have to compute: all slots of all those tokens. Below 2^31.
   [[nodiscard]] index_t max_dispatched_rows() const {
     return max_dispatched_tokens() * config.slots_per_token();
@@ -154,7 +159,8 @@ class BaseDispatcher {
   /// expert and 0 for a slot without expert. Slots that were dispatched but have no row in
   /// `input.permutation` count as rows of zeros.
   /// Collective; asynchronous after the messages. Does not allocate.
-  /// \param addend [T, H] (a shared expert's output), or extent 0 = none
+  /// \param addend [T, H] (a shared expert's output), or extent 0 = none; of replicated tokens only
+  ///        the rows of this rank's block are read, see DispatchShape::first_home_token
   /// \param y [T, H], with no_combine [T * K, H]; may alias neither x nor addend
   /// \throws InvalidArgument for extents, the format tag, or without a dispatch() before it
   void combine(E const& exec, CombineInput<E, T> const& input, InMatrix<T, E> addend,
