@@ -46,7 +46,7 @@ kmoe_native_usable() {
   if [ -n "$missing" ]; then
     if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
       missing=$(sed 's/GTest/libgtest-dev libgmock-dev/; s/nlohmann_json/nlohmann-json3-dev/
-        s/CLI11/libcli11-dev/' <<<"$missing")
+        s/CLI11/libcli11-dev/; s/Python3/python3/' <<<"$missing")
       read -ra packages <<<"$missing"
       kmoe_need "${packages[@]/#/kmoe-no-such-command:}"
       kmoe_native_probe "$folder-$key" || return 1

@@ -128,8 +128,8 @@ Routing<Space> route_unrounded(Space const& exec, Communicator const& comm,
     scratch.bind(ws, config.num_router_columns(), config.hidden_size);
   });
   Matrix<float, Space> const logits("kmoe::cli::logits", tokens, columns);
-  Routing<Space> const routing{{"kmoe::cli::topk_ids", tokens, slots},
-                               {"kmoe::cli::topk_weights", tokens, slots}};
+  Routing<Space> const routing{Matrix<index_t, Space>("kmoe::cli::topk_ids", tokens, slots),
+                               Matrix<float, Space>("kmoe::cli::topk_weights", tokens, slots)};
   auto const x = Kokkos::create_mirror_view_and_copy(Space(), rows);
   router_logits<Space, float>(exec, x, weights.router, scratch, logits);
   route(exec, logits, config.router, weights.router.correction_bias, routing);

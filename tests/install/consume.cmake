@@ -16,7 +16,8 @@ set(build_type Release)
 if(WAY STREQUAL "add_subdirectory")
   set(build_type Debug) # compiles the whole library once more: quickly, and the other way
 endif()
-set(options -G "${GENERATOR}" -D CMAKE_BUILD_TYPE=${build_type} -D CMAKE_CXX_COMPILER=${CXX_COMPILER}
+set(options -G "${GENERATOR}" -D CMAKE_BUILD_TYPE=${build_type}
+            -D CMAKE_CXX_COMPILER=${CXX_COMPILER}
             -D CMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER} -D "CMAKE_CXX_FLAGS=${CXX_FLAGS}"
             -D Kokkos_DIR=${Kokkos_DIR} -D KokkosKernels_DIR=${KokkosKernels_DIR})
 if(WAY STREQUAL "find_package")

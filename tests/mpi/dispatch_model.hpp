@@ -247,6 +247,18 @@ std::vector<T> run_batch(BaseDispatcher<E, T>& dispatcher, Batch const& batch, i
   auto const payload = dispatcher.dispatch(exec, x, routing);
   auto const rows = run_experts(dispatcher, payload, grouped);
   auto const addend = with_addend ? batch.matrix<E, T>(1, begin, end) : Matrix<T, E>();
+  if (dispatcher.shape().config.token_layout == TokenLayout::replicated) {
+    // Only the rows of the tokens that are added up here may be read.
+    index_t const rank = dispatcher.communicator().rank();
+    auto const home = [&](index_t r) {
+      return dispatcher.shape().first_home_token(r, end - begin);
+    };
+    set_entries(addend, [&, old = to_host(addend)](T& value, std::size_t i) {
+      auto const t = static_cast<index_t>(i / addend.extent(1));
+      bool const here = t >= home(rank) && t < home(rank + 1);
+      value = here ? old.data()[i] : static_cast<T>(std::numeric_limits<float>::quiet_NaN());
+    });
+  }
   index_t const y_rows = (end - begin) * (batch.config.no_combine ? batch.slots() : 1);
   auto const y = poisoned_matrix<T, E>(static_cast<std::size_t>(y_rows), x.extent(1));
   dispatcher.combine(exec, rows, addend, y);

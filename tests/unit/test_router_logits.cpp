@@ -154,9 +154,10 @@ TYPED_TEST(RouterLogits, BitsDoNotDependOnTheNumberOfTokensOrThePosition) {
         ASSERT_EQ(std::memcmp(part.data(), &whole(begin, 0), part.size() * sizeof(float)), 0)
             << "tokens " << begin << " to " << end;
       };
-      for (index_t t = 1; t <= tokens; ++t) expect_same(0, t);
+      index_t const step = columns * hidden < 3000 ? 1 : 13;
+      for (index_t t = 1; t <= tokens; t += step) expect_same(0, t);
       for (index_t t = 0; t < tokens; t += 3) expect_same(t, t + 1);
-      for (index_t t = 1; t < 64; t += 5) expect_same(t, tokens);
+      for (index_t t = 1; t < 64; t += 4 + step) expect_same(t, tokens);
     }
   });
 }
@@ -209,13 +210,18 @@ TYPED_TEST(RouterLogits, DeviceAndTileKernelsAddInTheSameOrder) {
   if constexpr (std::is_same_v<typename E::memory_space, Kokkos::HostSpace>) {
     using Tiles = routing::LogitTiles<E, T>;
     for_each_isa([&](device::Isa isa) {
-      auto const tiled = poisoned_matrix<float, E>(70, 75);
-      Vector<accumulate_t<T>, E> const scratch("scratch", 3 * Tiles::scratch_size());
-      poison(scratch);
-      Kokkos::parallel_for("kmoe::test_tiles", Kokkos::RangePolicy<E>(exec, 0, 3),
-                           Tiles{x, weights, tiled, scratch, 3});
-      exec.fence();
+      auto const tiles_of = [&](index_t num_workers) {
+        auto const out = poisoned_matrix<float, E>(70, 75);
+        Vector<accumulate_t<T>, E> const scratch("scratch", num_workers * Tiles::scratch_size());
+        poison(scratch);
+        Kokkos::parallel_for("kmoe::test_tiles", Kokkos::RangePolicy<E>(exec, 0, num_workers),
+                             Tiles{x, weights, out, scratch, num_workers});
+        exec.fence();
+        return out;
+      };
+      auto const tiled = tiles_of(3), alone = tiles_of(1);
       TestFixture::expect_reference(widened(x), weights, tiled);
+      ASSERT_EQ(std::memcmp(tiled.data(), alone.data(), tiled.size() * sizeof(float)), 0);
 #if !defined(__FMA__)  // The device kernel, compiled here, does not fuse; of the others portable.
       if (isa != device::Isa::portable) return;
       for (std::size_t i = 0; i < tiled.size(); ++i) ASSERT_EQ(tiled.data()[i], logits.data()[i]);

@@ -96,14 +96,14 @@ struct DispatchShape {
   [[nodiscard]] index_t max_dispatched_tokens() const {
     return config.token_layout == TokenLayout::replicated ? max_tokens : num_ranks * max_tokens;
   }
+  /// Rows that they can have to compute: all slots of all those tokens. Below 2^31.
+  [[nodiscard]] index_t max_dispatched_rows() const {
+    return max_dispatched_tokens() * config.slots_per_token();
+  }
   /// Replicated tokens: first of T tokens that `rank` adds up in combine(), in balanced contiguous
   /// blocks; rank P gives T.
   [[nodiscard]] index_t first_home_token(index_t rank, index_t tokens) const {
     return static_cast<index_t>(offset_t{tokens} * rank / num_ranks);
-  }
-  /// Rows that they can have to compute: all slots of all those tokens. Below 2^31.
-  [[nodiscard]] index_t max_dispatched_rows() const {
-    return max_dispatched_tokens() * config.slots_per_token();
   }
 };
 

@@ -23,11 +23,10 @@ class Exchange;
 /// Data-parallel tokens: dispatch() gathers the tokens of all ranks on every rank; combine() sends
 /// the rows of a token's slots to its home rank and adds them there.
 ///
-/// Messages per rank, in bytes, a = H * sizeof(T): replicated T/P * K * a out of the owned block's
-/// slots and T * a for gathering y; data-parallel (P-1) T (a + 8 K) and at most T K a coming home.
-/// Workspace in rows of a, B = max_tokens: replicated (2 - 1/P) B K at most plus B/P; data-parallel
-/// P B (1 + K). One rank: none. To it come 16 to 28 bytes per slot for ids, weights and
-/// permutations.
+/// Messages per rank, in bytes, a = H * sizeof(T): replicated about T K a / P of rows to the owners
+/// and T a for gathering y; data-parallel (P-1) T (a + 8 K) out and at most T K a coming home.
+/// Workspace in rows of a, B = max_tokens: replicated B K + B/P; data-parallel P B (1 + K); one
+/// rank none. Beside them some 30 bytes per slot for ids, weights and permutations.
 /// Tested against a float64 reference and bitwise against one rank. The idea of the mapping and of
 /// the mask's ownership is SGLang's StandardDispatcher.
 template <ExecutionSpace E, Element T>

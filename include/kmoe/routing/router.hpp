@@ -73,9 +73,9 @@ struct RouterScratch {
 /// \param logits [T, C] out
 /// \throws InvalidArgument if extents do not match or the scratch is too small
 ///
-/// Cost: 2 T C H flops; on hosts reads x C / 64 and weight T / 64 times (rounded up), or weight T /
-/// 16 times with Kokkos Kernels. Tested against reference::router_logits (float64), and bitwise
-/// over T, positions and threads.
+/// Cost: 2 T C H flops; hosts read x ceil(C / 64) and weight ceil(T / 64) times (with Kokkos
+/// Kernels ceil(T / 16)). Tested against reference::router_logits (float64), and bitwise over T,
+/// positions and workers.
 template <ExecutionSpace E, Element T>
 void router_logits(E const& exec, InMatrix<T, E> x, RouterWeights<E, T> const& weights,
                    RouterScratch<E, T> const& scratch, Matrix<float, E> const& logits);
@@ -104,17 +104,17 @@ void router_logits(E const& exec, InMatrix<T, E> x, RouterWeights<E, T> const& w
 ///
 /// Asynchronous; does not allocate.
 /// \param logits [T, C], C = E + Z
-/// \param options num_groups at most max_router_groups; sparse_mixer takes neither groups nor a
-/// bias \param correction_bias [C], or extent 0 = none \param out ids and weights [T, K + S], S =
-/// num_fused_shared_experts: columns K + i get id C + i
+/// \param options num_groups at most max_router_groups; sparse_mixer takes no groups and no bias
+/// \param correction_bias [C], or extent 0 = none
+/// \param out ids and weights [T, K + S], S = num_fused_shared_experts: columns K + i get id C + i
 ///        and weight 1
 /// \param counters [num_router_counters] or extent 0
 /// \param num_valid_tokens tokens from this one on are padding: ids -1, weights 0
 /// \throws InvalidArgument if extents do not match, K is not in 1..C or options contradict
 ///
-/// Cost: reads 4 T C bytes, the first pass over a row from memory, one or two more from cache; 2 T
-/// C exponentials (3 with groups); per token C compares and about K^2 log(C / K) moves. Tested
-/// against reference::route. Sources: the routers of Hugging Face transformers 5 and SGLang;
+/// Cost: 4 T C bytes from memory; at most 3 T C exponentials; per token C compares and about
+/// K^2 log(C / K) moves.
+/// Tested against reference::route. Sources: the routers of Hugging Face transformers 5 and SGLang;
 /// group-limited routing is DeepSeek-V2 and V3, the sparse mixer Phi-3.5-MoE.
 template <ExecutionSpace E>
 void route(E const& exec, InMatrix<float, E> logits, RouterOptions const& options,
