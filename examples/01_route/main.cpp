@@ -40,7 +40,8 @@ int main(int argc, char** argv) {
       Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace(), routing.topk_weights);
   for (std::size_t t = 0; t < tokens; ++t) {
     std::printf("token %zu:", t);
-    for (std::size_t k = 0; k < top_k; ++k) std::printf("  expert %d %.3f", ids(t, k), weights(t, k));
+    for (std::size_t k = 0; k < top_k; ++k)
+      std::printf("  expert %d %.3f", ids(t, k), weights(t, k));
     std::printf("\n");
   }
   // Experts 1 and 3 tie in the first row: the lower id comes first.

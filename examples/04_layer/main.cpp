@@ -11,8 +11,8 @@
 // 4. Build the layer, once; run it in every step with whatever tokens the rank has, also none.
 
 #include <cmath>
-#include <cstdio>
 #include <cstdint>
+#include <cstdio>
 
 #include <mpi.h>
 

@@ -10,6 +10,7 @@
 #include <kmoe/core/expert_map.hpp>
 #include <kmoe/core/expert_placement.hpp>
 #include <kmoe/core/options.hpp>
+#include <kmoe/core/routing.hpp>
 #include <kmoe/core/types.hpp>
 #include <kmoe/core/weights.hpp>
 #include <kmoe/core/workspace.hpp>

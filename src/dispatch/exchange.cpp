@@ -105,7 +105,8 @@ template <ExecutionSpace E, Element T>
 auto Exchange<E, T>::keep(E const& exec, DispatchInput<E, T> const& input) -> Dispatched {
   auto const tokens = static_cast<index_t>(input.x.extent(0));
   auto const& at = tokens_at_;
-  for (index_t p = 0; p <= shape_.num_ranks; ++p) at.offsets(p) = shape_.first_home_token(p, tokens);
+  for (index_t p = 0; p <= shape_.num_ranks; ++p)
+    at.offsets(p) = shape_.first_home_token(p, tokens);
   at.difference_offsets();
   auto const begin = static_cast<index_t>(at.offsets(owner_.self));
   set_home(exec, input, begin, static_cast<index_t>(at.counts(owner_.self)), begin);

@@ -29,15 +29,15 @@ struct LayerShape {
 template <ExecutionSpace E, Element T>
 struct LayerBuffers {
   RouterScratch<E, T> router_scratch;
-  Matrix<float, E> logits;              // [chunk, E + Z]
-  Routing<E> routing;                   // [chunk, K + S]
-  Permutation<E> permutation;           // of the received slots
-  Vector<index_t, E> mask_map;          // [E + S]
-  Matrix<T, E> rows;                    // [max_rows, H]
-  Matrix<T, E> shared;                  // [chunk, H]
-  Matrix<float, E> shared_gate;         // [chunk, 1]
-  RouterCounters<E> router_counters;    // [num_router_counters]
-  Vector<offset_t, E> rows_per_expert;  // [El]
+  Matrix<float, E> logits;                // [chunk, E + Z]
+  Routing<E> routing;                     // [chunk, K + S]
+  Permutation<E> permutation;             // of the received slots
+  Vector<index_t, E> mask_map;            // [E + S]
+  Matrix<T, E> rows;                      // [max_rows, H]
+  Matrix<T, E> shared;                    // [chunk, H]
+  Matrix<float, E> shared_gate;           // [chunk, 1]
+  RouterCounters<E> router_counters;      // [num_router_counters]
+  Vector<offset_t, E> rows_per_expert;    // [El]
   Vector<offset_t, E> routed_per_expert;  // [E + S + Z]
 
   void bind(Workspace<E>& ws, LayerShape const& shape) {

@@ -38,13 +38,13 @@ void check_experts(std::string const& name, ExpertWeights<E, T> const& weights, 
   auto const* const rows = weights.gated() ? "2 * intermediate_size" : "intermediate_size";
   if (experts == 0) return;  // a rank without experts may pass empty views of any shape
   using Pair = std::pair<char const*, index_t>;
-  expect_shape<decltype(weights.gate_up), 3>(
-      function, name + ".gate_up", weights.gate_up,
-      {Pair{"the number of local experts", experts}, Pair{rows, gate_up}, Pair{"hidden_size", hidden}});
-  expect_shape<decltype(weights.down), 3>(function, name + ".down", weights.down,
-                                          {Pair{"the number of local experts", experts},
-                                           Pair{"hidden_size", hidden},
-                                           Pair{"intermediate_size", intermediate}});
+  expect_shape<decltype(weights.gate_up), 3>(function, name + ".gate_up", weights.gate_up,
+                                             {Pair{"the number of local experts", experts},
+                                              Pair{rows, gate_up}, Pair{"hidden_size", hidden}});
+  expect_shape<decltype(weights.down), 3>(
+      function, name + ".down", weights.down,
+      {Pair{"the number of local experts", experts}, Pair{"hidden_size", hidden},
+       Pair{"intermediate_size", intermediate}});
   if (weights.gate_up_bias.extent(0) != 0) {
     expect_shape<decltype(weights.gate_up_bias), 2>(
         function, name + ".gate_up_bias", weights.gate_up_bias,
@@ -68,8 +68,9 @@ void check_weights(MoeConfig const& config, ExpertPlacement const& placement, in
         function, "router.weight", weights.router.weight,
         {Pair{"num_experts + num_zero_experts", columns}, Pair{"hidden_size", config.hidden_size}});
   }
-  for (auto const& [name, view] : {std::pair{"router.bias", weights.router.bias},
-                                   std::pair{"router.correction_bias", weights.router.correction_bias}}) {
+  for (auto const& [name, view] :
+       {std::pair{"router.bias", weights.router.bias},
+        std::pair{"router.correction_bias", weights.router.correction_bias}}) {
     if (view.extent(0) == 0) continue;
     expect_shape<std::decay_t<decltype(view)>, 1>(
         function, name, view, {Pair{"num_experts + num_zero_experts", columns}});
@@ -104,8 +105,9 @@ void check_layer(Communicator const& comm, MoeConfig const& config,
     check_weights(config, placement, comm.rank(), weights);
   });
   agree_equal(comm, function,
-              to_string(config) + to_string(placement) + "\nmax_tokens_per_rank=" +
-                  std::to_string(max_tokens) + "\nelement=" + std::string(to_string(data_type_of<T>)) +
+              to_string(config) + to_string(placement) +
+                  "\nmax_tokens_per_rank=" + std::to_string(max_tokens) +
+                  "\nelement=" + std::string(to_string(data_type_of<T>)) +
                   "\ngated=" + (weights.experts.gated() ? "true" : "false") + "\n");
 }
 
@@ -124,9 +126,9 @@ void check_forward(MoeConfig const& config, index_t max_tokens, InMatrix<T, E> c
     expect_extent(function, "y.extent(1) must equal hidden_size", config.hidden_size,
                   static_cast<long long>(y.extent(1)), y.label());
   }
-  expect_extent(function, config.no_combine ? "y.extent(0) must equal T * K" : "y.extent(0) must equal T",
-                config.no_combine ? tokens * slots : tokens, static_cast<long long>(y.extent(0)),
-                y.label());
+  expect_extent(
+      function, config.no_combine ? "y.extent(0) must equal T * K" : "y.extent(0) must equal T",
+      config.no_combine ? tokens * slots : tokens, static_cast<long long>(y.extent(0)), y.label());
   if (!x.span_is_contiguous() || !y.span_is_contiguous()) {
     throw InvalidArgument(function + ": the rows of x and y must lie back to back (View \"" +
                           (x.span_is_contiguous() ? y.label() : x.label()) + "\")");
@@ -144,7 +146,8 @@ void check_forward(MoeConfig const& config, index_t max_tokens, InMatrix<T, E> c
   using Pair = std::pair<char const*, index_t>;
   auto const t = static_cast<index_t>(tokens);
   expect_shape<decltype(routing->topk_ids), 2>(
-      function, "topk_ids", routing->topk_ids, {Pair{"T", t}, Pair{"top_k (+ fused shared)", slots}});
+      function, "topk_ids", routing->topk_ids,
+      {Pair{"T", t}, Pair{"top_k (+ fused shared)", slots}});
   expect_shape<decltype(routing->topk_weights), 2>(
       function, "topk_weights", routing->topk_weights,
       {Pair{"T", t}, Pair{"top_k (+ fused shared)", slots}});

@@ -30,14 +30,14 @@ index_t choose_chunk(E const& exec, MoeConfig const& config, ExpertPlacement con
     most_local = std::max(most_local, placement.num_local(rank));
   }
   auto const fits = [&](index_t chunk) {
-    return detail::count_bytes<E, T>(exec, {config, placement.num_ranks(), most_local, chunk, gated}) <=
-           config.workspace_limit_bytes;
+    return detail::count_bytes<E, T>(exec, {config, placement.num_ranks(), most_local, chunk,
+                                            gated}) <= config.workspace_limit_bytes;
   };
   // Slots of one call are counted in index_t, also where every token of every rank ends up here.
   auto const slots = static_cast<offset_t>(placement.num_ranks()) * config.slots_per_token();
   auto low = index_t{1};
-  auto high = static_cast<index_t>(std::clamp<offset_t>(((offset_t{1} << 31) - 1) / slots, 1,
-                                                        std::max<index_t>(max_tokens, 1)));
+  auto high = static_cast<index_t>(
+      std::clamp<offset_t>(((offset_t{1} << 31) - 1) / slots, 1, std::max<index_t>(max_tokens, 1)));
   if (fits(high)) return high;
   while (high - low > 1) {
     index_t const middle = low + (high - low) / 2;
@@ -102,9 +102,12 @@ class PhaseTimer {
 
 template <ExecutionSpace E, Element T>
 struct MoeLayer<E, T>::Impl {
-  Impl(E const& exec, Communicator communicator, MoeConfig const& cfg,
-       ExpertPlacement const& where, LayerWeights<E, T> const& given, index_t max_tokens)
-      : comm(std::move(communicator)), config(cfg), placement(where), max_tokens_per_rank(max_tokens) {
+  Impl(E const& exec, Communicator communicator, MoeConfig const& cfg, ExpertPlacement const& where,
+       LayerWeights<E, T> const& given, index_t max_tokens)
+      : comm(std::move(communicator)),
+        config(cfg),
+        placement(where),
+        max_tokens_per_rank(max_tokens) {
     detail::check_layer<E, T>(comm, config, placement, given, max_tokens);
 
     shape = {config, comm.size(), placement.num_local(comm.rank()), 0, given.experts.gated()};
@@ -159,16 +162,18 @@ struct MoeLayer<E, T>::Impl {
     comm.all_reduce_max(largest);
     if (largest[0] != 0) agree(comm, check);
     if (config.token_layout == TokenLayout::replicated && largest[1] != -largest[2]) {
-      throw InvalidArgument("kmoe::MoeLayer::forward: with replicated tokens every rank must pass "
-                            "the same number, found between " +
-                            std::to_string(-largest[2]) + " and " + std::to_string(largest[1]));
+      throw InvalidArgument(
+          "kmoe::MoeLayer::forward: with replicated tokens every rank must pass "
+          "the same number, found between " +
+          std::to_string(-largest[2]) + " and " + std::to_string(largest[1]));
     }
     return static_cast<index_t>((largest[1] + shape.chunk - 1) / shape.chunk);
   }
 
   void forward(E const& exec, InMatrix<T, E> x, Routing<E> const* given, Matrix<T, E> const& y) {
     index_t const chunks = agree_on_chunks(x.extent(0), [&] {
-      detail::check_forward<E, T>(config, max_tokens_per_rank, x, given, router.weight.extent(0) != 0, y);
+      detail::check_forward<E, T>(config, max_tokens_per_rank, x, given,
+                                  router.weight.extent(0) != 0, y);
     });
     std::size_t const rows_of_y = config.no_combine ? config.slots_per_token() : 1;
     for (index_t c = 0; c < chunks; ++c) {
@@ -177,10 +182,10 @@ struct MoeLayer<E, T>::Impl {
       auto const x_chunk = row_range(x, begin, end);
       auto const y_chunk = row_range(y, begin * rows_of_y, end * rows_of_y);
       if (given != nullptr) {
-        forward_chunk(exec, x_chunk,
-                      {row_range(given->topk_ids, begin, end),
-                       row_range(given->topk_weights, begin, end)},
-                      y_chunk);
+        forward_chunk(
+            exec, x_chunk,
+            {row_range(given->topk_ids, begin, end), row_range(given->topk_weights, begin, end)},
+            y_chunk);
       } else {
         forward_chunk(exec, x_chunk, route_chunk(exec, x_chunk), y_chunk);
       }
@@ -202,7 +207,8 @@ struct MoeLayer<E, T>::Impl {
     if (profiling) add_histogram<E>(exec, routing.topk_ids, buffers.routed_per_expert);
     auto const addend = shared_chunk(exec, x);
     auto const received = [&] {
-      PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::dispatch", totals.dispatch_seconds, profiling);
+      PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::dispatch", totals.dispatch_seconds,
+                                profiling);
       auto out = dispatcher->dispatch(exec, x, routing);
       group_by_expert(exec, out.expert_ids, buffers.mask_map, buffers.permutation);
       add_counts<E>(exec, buffers.permutation.expert_offsets, buffers.rows_per_expert);
@@ -210,8 +216,7 @@ struct MoeLayer<E, T>::Impl {
     }();
     {
       PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::experts", totals.experts_seconds, profiling);
-      auto const weights =
-          config.no_combine ? Matrix<float const, E>() : received.topk_weights;
+      auto const weights = config.no_combine ? Matrix<float const, E>() : received.topk_weights;
       experts.forward(exec, received.hidden_states, buffers.permutation, weights, buffers.rows);
     }
     {
@@ -335,8 +340,8 @@ template <ExecutionSpace E, Element T>
 LayerReport MoeLayer<E, T>::report() const {
   auto const copy = [](auto const& view) {
     std::vector<offset_t> host(view.extent(0));
-    Kokkos::View<offset_t*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> const target(
-        host.data(), host.size());
+    Kokkos::View<offset_t*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> const
+        target(host.data(), host.size());
     Kokkos::deep_copy(target, view);
     return host;
   };

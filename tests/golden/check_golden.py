@@ -3,11 +3,15 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """Numpy reference of the Mixture-of-Experts block of every supported Hugging Face model type.
 
-    check_golden.py [DIR ...]       (default: every folder beside this file that has a golden.safetensors)
+    check_golden.py [DIR ...]       (default: every folder beside this file that has a
+    golden.safetensors)
 
-For each pair `<module>.input` / `<module>.output` of DIR/golden.safetensors the block is computed in float64 from the
-checkpoint and compared with what the transformers library gave.  All that differs between the types is in TYPES.
+For each pair `<module>.input` / `<module>.output` of DIR/golden.safetensors the block is computed
+in float64 from the
+checkpoint and compared with what the transformers library gave.  All that differs between the types
+is in TYPES.
 """
+
 import json
 import math
 import re
@@ -21,7 +25,9 @@ from checkpoint import mxfp4, read_checkpoint, read_safetensors
 
 TOLERANCE = 1e-5
 
-# -------------------------------------------------------------------------------------------------- routing
+
+# --------------------------------------------------------------------------------------------------
+# routing
 def softmax(s):
     e = np.exp(s - s.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -36,14 +42,18 @@ def gather(scores, ids):
 
 
 def pick(scores, k):
-    """Ids of the k largest (ties: the lower id), and how far the first one that is left out is below them."""
+    """Ids of the k largest (ties: the lower id), and how far the first one that is left out is
+    below them."""
     order = np.argsort(-scores, axis=-1, kind="stable")
     ranked = gather(scores, order)
-    return order[:, :k], ranked[:, k - 1] - ranked[:, k] if k < scores.shape[1] else np.full(len(scores), np.inf)
+    return order[:, :k], (
+        ranked[:, k - 1] - ranked[:, k] if k < scores.shape[1] else np.full(len(scores), np.inf)
+    )
 
 
 def group_mask(choice, groups, keep, best):
-    """True for the experts of the `keep` groups whose `best` largest scores have the largest sum."""
+    """True for the experts of the `keep` groups whose `best` largest scores have the largest
+    sum."""
     grouped = choice.reshape(len(choice), groups, -1)
     kept, margin = pick(np.sort(grouped, axis=-1)[..., -best:].sum(axis=-1), keep)
     mask = np.zeros((len(choice), groups), bool)
@@ -54,7 +64,8 @@ def group_mask(choice, groups, keep, best):
 def scored(score, norm=False, eps=0.0, floor=0.0, scale="", best=0):
     """Score all experts, select by score + bias, weigh by the score.
 
-    norm: divide by max(sum + eps, floor) of the K; scale: key of a factor that comes last; best: how many scores of
+    norm: divide by max(sum + eps, floor) of the K; scale: key of a factor that comes last; best:
+    how many scores of
     a group count for the group (DeepSeek-V2 takes 1 and no bias, DeepSeek-V3 takes 2)."""
 
     def route(c, logits, bias, k):
@@ -86,12 +97,15 @@ def chosen(score):
 
 
 def sparse_mixer(c, logits, bias, k):
-    """Phi-3.5-MoE in inference: two rounds, whatever num_experts_per_tok says; the weights do not sum to 1."""
+    """Phi-3.5-MoE in inference: two rounds, whatever num_experts_per_tok says; the weights do not
+    sum to 1."""
     eps, current, ids, weights, margin = 2 * c("router_jitter_noise"), logits, [], [], np.inf
     for _ in range(2):
         best, picked = pick(current, 1)
         top = gather(current, best)
-        distance = (top - logits) / np.maximum(np.abs(logits), top)  # of the unmasked logits in both rounds
+        distance = (top - logits) / np.maximum(
+            np.abs(logits), top
+        )  # of the unmasked logits in both rounds
         margin = np.minimum(np.minimum(margin, picked), np.abs(distance - eps).min(-1))
         weights.append(gather(softmax(np.where(distance > eps, -np.inf, current)), best))
         ids.append(best)
@@ -99,20 +113,26 @@ def sparse_mixer(c, logits, bias, k):
     return np.concatenate(ids, 1), np.concatenate(weights, 1), margin
 
 
-# ------------------------------------------------------------------------------------------------- the table
+# -------------------------------------------------------------------------------------------------
+# the table
 def ernie_layers(c, i):
     end = c("num_hidden_layers") - 1 if c("moe_layer_end_index") == -1 else c("moe_layer_end_index")
     return (i + 1) % c("moe_layer_interval") == 0 and c("moe_layer_start_index") <= i <= end
 
 
 def shared(name, number, inter="moe_intermediate_size"):
-    """A shared expert of this name and `number` (key) times the size `inter` (key); number "": once."""
-    return {"shared": name, "shared_inter": lambda c: c(inter) * ((c(number) or 0) if number else 1)}
+    """A shared expert of this name and `number` (key) times the size `inter` (key); number "":
+    once."""
+    return {
+        "shared": name,
+        "shared_inter": lambda c: c(inter) * ((c(number) or 0) if number else 1),
+    }
 
 
 BASE = {
     "block": "mlp",  # on disk, below model.layers.N
-    "module": "",  # in memory, so in golden.safetensors and in checkpoints with fused experts; "": as block
+    # in memory, so in golden.safetensors and in checkpoints with fused experts; "": as block
+    "module": "",
     "experts": ["num_experts"],  # config keys; the first one that is there counts
     "topk": ["num_experts_per_tok"],  # an integer or a list by layer
     "inter": "moe_intermediate_size",
@@ -121,89 +141,219 @@ BASE = {
     "router": "gate.weight",
     "bias": "",  # correction bias
     "names": ["gate_proj", "up_proj", "down_proj"],  # experts.E.NAME.weight
-    "layout": "rows",  # fused experts: [E, 2I, H], gate rows first; "columns": [E, H, 2I]; "gpt_oss"
-    "shared_inter": lambda c: 0, "scale_input": False,
+    # fused experts: [E, 2I, H], gate rows first; "columns": [E, H, 2I]; "gpt_oss"
+    "layout": "rows",
+    "shared_inter": lambda c: 0,
+    "scale_input": False,
     "renamed": {},  # other names of tensors
-}  # fmt: skip
+}
 DENSE, W123 = {"inter": "intermediate_size"}, {"names": ["w1", "w3", "w2"]}
 MIXTRAL = {"block": "block_sparse_moe", "module": "mlp", **DENSE, **W123}
 LOCAL, GLOBAL = ["num_local_experts", "num_experts"], ["num_experts", "num_local_experts"]
-ROUTED, MOE_TOPK = ["n_routed_experts", "num_local_experts", "num_experts"], ["moe_topk", "num_experts_per_tok"]
+ROUTED, MOE_TOPK = ["n_routed_experts", "num_local_experts", "num_experts"], [
+    "moe_topk",
+    "num_experts_per_tok",
+]
 QWEN = {"route": scored(softmax, "norm_topk_prob"), "norm_topk_prob": False}
-QWEN_LAYERS = {"is_moe": lambda c, i: i not in (c("mlp_only_layers") or []) and (i + 1) % c("decoder_sparse_step") == 0,
-               "decoder_sparse_step": 1, "mlp_only_layers": None}  # fmt: skip
+QWEN_LAYERS = {
+    "is_moe": lambda c, i: i not in (c("mlp_only_layers") or [])
+    and (i + 1) % c("decoder_sparse_step") == 0,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": None,
+}
 QWEN_SHARED = shared("shared_expert", "", "shared_expert_intermediate_size")
-DEEPSEEK = {"experts": ROUTED, "is_moe": lambda c, i: i >= c("first_k_dense_replace"), "routed_scaling_factor": 1.0,
-            **shared("shared_experts", "n_shared_experts")}  # fmt: skip
-V3 = {**DEEPSEEK, "route": scored(sigmoid, "norm_topk_prob", eps=1e-20, scale="routed_scaling_factor", best=2),
-      "bias": "gate.e_score_correction_bias", "n_group": 1, "topk_group": 1, "norm_topk_prob": True}  # fmt: skip
+DEEPSEEK = {
+    "experts": ROUTED,
+    "is_moe": lambda c, i: i >= c("first_k_dense_replace"),
+    "routed_scaling_factor": 1.0,
+    **shared("shared_experts", "n_shared_experts"),
+}
+V3 = {
+    **DEEPSEEK,
+    "route": scored(sigmoid, "norm_topk_prob", eps=1e-20, scale="routed_scaling_factor", best=2),
+    "bias": "gate.e_score_correction_bias",
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+}
 
 # Model type: what differs from BASE, and the defaults of config keys that may be missing.
 TYPES = {
     "mixtral": {**MIXTRAL, "route": scored(softmax, True), "experts": LOCAL},
-    "phimoe": {**MIXTRAL, "route": sparse_mixer, "experts": LOCAL[:1], "renamed": {"router.weight": "gate.weight"},
-               "router_jitter_noise": 0.01},
-    "minimax_m2": {**MIXTRAL, "route": scored(sigmoid, True), "experts": LOCAL, "bias": "e_score_correction_bias"},
+    "phimoe": {
+        **MIXTRAL,
+        "route": sparse_mixer,
+        "experts": LOCAL[:1],
+        "renamed": {"router.weight": "gate.weight"},
+        "router_jitter_noise": 0.01,
+    },
+    "minimax_m2": {
+        **MIXTRAL,
+        "route": scored(sigmoid, True),
+        "experts": LOCAL,
+        "bias": "e_score_correction_bias",
+    },
     "qwen2_moe": {**QWEN, **QWEN_LAYERS, **QWEN_SHARED},
     "qwen3_moe": {**QWEN, **QWEN_LAYERS, "experts": LOCAL},
     "qwen3_next": {**QWEN, **QWEN_LAYERS, **QWEN_SHARED, "norm_topk_prob": True},
     "olmoe": {**QWEN, **DENSE, "experts": GLOBAL},
-    "deepseek_v2": {**DEEPSEEK, "route": scored(softmax, scale="routed_scaling_factor", best=1),
-                    "topk_method": "greedy", "first_k_dense_replace": 0, "n_shared_experts": 2},
-    "deepseek_v3": {**V3, "first_k_dense_replace": 3, "n_shared_experts": 1, "n_group": 8, "topk_group": 4,
-                    "routed_scaling_factor": 2.5},
+    "deepseek_v2": {
+        **DEEPSEEK,
+        "route": scored(softmax, scale="routed_scaling_factor", best=1),
+        "topk_method": "greedy",
+        "first_k_dense_replace": 0,
+        "n_shared_experts": 2,
+    },
+    "deepseek_v3": {
+        **V3,
+        "first_k_dense_replace": 3,
+        "n_shared_experts": 1,
+        "n_group": 8,
+        "topk_group": 4,
+        "routed_scaling_factor": 2.5,
+    },
     "glm4_moe": {**V3, "first_k_dense_replace": 1, "n_shared_experts": 1},
     "dots1": {**V3, "first_k_dense_replace": 0, "n_shared_experts": None, "norm_topk_prob": False},
-    "ernie4_5_moe": {**shared("shared_experts", "moe_num_shared_experts"), "route": scored(softmax, True, floor=1e-12),
-                     "experts": ["moe_num_experts", "num_experts"], "topk": ["moe_k", "num_experts_per_tok"],
-                     "is_moe": ernie_layers, "moe_num_shared_experts": 2, "moe_layer_interval": 1,
-                     "moe_layer_start_index": 1, "moe_layer_end_index": -1,
-                     "bias": "moe_statics.e_score_correction_bias",
-                     "renamed": {"gate.moe_statics.e_score_correction_bias": "moe_statics.e_score_correction_bias"}},
-    "gpt_oss": {**DENSE, "route": chosen(softmax), "experts": LOCAL, "router": "router.weight", "layout": "gpt_oss"},
-    "llama4_text": {**DENSE, **shared("shared_expert", "", "intermediate_size"), "route": chosen(sigmoid),
-                    "block": "feed_forward", "experts": LOCAL[:1], "router": "router.weight", "layout": "columns",
-                    "is_moe": lambda c, i: (i + 1) % c("interleave_moe_layer_step") == 0 if c("moe_layers") is None
-                    else i in c("moe_layers"),
-                    "scale_input": True, "moe_layers": None, "interleave_moe_layer_step": 1},
-    "granitemoe": {**DENSE, "route": chosen(softmax), "block": "block_sparse_moe", "experts": LOCAL[:1],
-                   "router": "router.weight",
-                   "renamed": {"router.layer.weight": "router.weight", "input_linear.weight": "experts.gate_up_proj",
-                               "output_linear.weight": "experts.down_proj"}},
-    "hunyuan_v1_moe": {**DENSE, **shared("shared_mlp", "", "intermediate_size"), "route": scored(softmax, True),
-                       "experts": GLOBAL, "topk": MOE_TOPK, "router": "gate.wg.weight"},
-    "jamba": {**DENSE, "route": scored(softmax), "block": "feed_forward", "experts": GLOBAL, "router": "router.weight",
-              "is_moe": lambda c, i: i % c("expert_layer_period") == c("expert_layer_offset") and c("num_experts") > 1,
-              "expert_layer_period": 2, "expert_layer_offset": 1},
-    "lfm2_moe": {**W123, "route": scored(sigmoid, "norm_topk_prob", eps=1e-6, scale="routed_scaling_factor"),
-                 "block": "feed_forward", "is_moe": lambda c, i: i >= c("num_dense_layers"), "bias": "expert_bias",
-                 "num_dense_layers": 2, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
-    "afmoe": {**shared("shared_experts", "num_shared_experts"), "num_shared_experts": 2, "bias": "expert_bias",
-              "route": scored(sigmoid, True, eps=1e-20, scale="route_scale"), "router": "router.gate.weight",
-              "is_moe": lambda c, i: i >= c("num_dense_layers"), "num_dense_layers": 1, "route_scale": 1.0},
-    "longcat_flash": {"route": scored(softmax, scale="routed_scaling_factor"), "experts": ROUTED, "topk": MOE_TOPK,
-                      "inter": "expert_ffn_hidden_size", "zero": "zero_expert_num", "zero_expert_num": 256,
-                      "router": "router.classifier.weight", "bias": "router.e_score_correction_bias",
-                      "routed_scaling_factor": 6.0},
-}  # fmt: skip
-# Defaults of the numbers of experts, of experts per token, and of the size of an expert; None: must be given.
+    "ernie4_5_moe": {
+        **shared("shared_experts", "moe_num_shared_experts"),
+        "route": scored(softmax, True, floor=1e-12),
+        "experts": ["moe_num_experts", "num_experts"],
+        "topk": ["moe_k", "num_experts_per_tok"],
+        "is_moe": ernie_layers,
+        "moe_num_shared_experts": 2,
+        "moe_layer_interval": 1,
+        "moe_layer_start_index": 1,
+        "moe_layer_end_index": -1,
+        "bias": "moe_statics.e_score_correction_bias",
+        "renamed": {
+            "gate.moe_statics.e_score_correction_bias": "moe_statics.e_score_correction_bias"
+        },
+    },
+    "gpt_oss": {
+        **DENSE,
+        "route": chosen(softmax),
+        "experts": LOCAL,
+        "router": "router.weight",
+        "layout": "gpt_oss",
+    },
+    "llama4_text": {
+        **DENSE,
+        **shared("shared_expert", "", "intermediate_size"),
+        "route": chosen(sigmoid),
+        "block": "feed_forward",
+        "experts": LOCAL[:1],
+        "router": "router.weight",
+        "layout": "columns",
+        "is_moe": lambda c, i: (
+            (i + 1) % c("interleave_moe_layer_step") == 0
+            if c("moe_layers") is None
+            else i in c("moe_layers")
+        ),
+        "scale_input": True,
+        "moe_layers": None,
+        "interleave_moe_layer_step": 1,
+    },
+    "granitemoe": {
+        **DENSE,
+        "route": chosen(softmax),
+        "block": "block_sparse_moe",
+        "experts": LOCAL[:1],
+        "router": "router.weight",
+        "renamed": {
+            "router.layer.weight": "router.weight",
+            "input_linear.weight": "experts.gate_up_proj",
+            "output_linear.weight": "experts.down_proj",
+        },
+    },
+    "hunyuan_v1_moe": {
+        **DENSE,
+        **shared("shared_mlp", "", "intermediate_size"),
+        "route": scored(softmax, True),
+        "experts": GLOBAL,
+        "topk": MOE_TOPK,
+        "router": "gate.wg.weight",
+    },
+    "jamba": {
+        **DENSE,
+        "route": scored(softmax),
+        "block": "feed_forward",
+        "experts": GLOBAL,
+        "router": "router.weight",
+        "is_moe": lambda c, i: i % c("expert_layer_period") == c("expert_layer_offset")
+        and c("num_experts") > 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+    },
+    "lfm2_moe": {
+        **W123,
+        "route": scored(sigmoid, "norm_topk_prob", eps=1e-6, scale="routed_scaling_factor"),
+        "block": "feed_forward",
+        "is_moe": lambda c, i: i >= c("num_dense_layers"),
+        "bias": "expert_bias",
+        "num_dense_layers": 2,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.0,
+    },
+    "afmoe": {
+        **shared("shared_experts", "num_shared_experts"),
+        "num_shared_experts": 2,
+        "bias": "expert_bias",
+        "route": scored(sigmoid, True, eps=1e-20, scale="route_scale"),
+        "router": "router.gate.weight",
+        "is_moe": lambda c, i: i >= c("num_dense_layers"),
+        "num_dense_layers": 1,
+        "route_scale": 1.0,
+    },
+    "longcat_flash": {
+        "route": scored(softmax, scale="routed_scaling_factor"),
+        "experts": ROUTED,
+        "topk": MOE_TOPK,
+        "inter": "expert_ffn_hidden_size",
+        "zero": "zero_expert_num",
+        "zero_expert_num": 256,
+        "router": "router.classifier.weight",
+        "bias": "router.e_score_correction_bias",
+        "routed_scaling_factor": 6.0,
+    },
+}
+# Defaults of the numbers of experts, of experts per token, and of the size of an expert; None: must
+# be given.
 SIZES = {
-    "mixtral": (8, 2, 14336), "phimoe": (16, 2, 6400), "minimax_m2": (256, 8, 1536), "qwen2_moe": (60, 4, 1408),
-    "qwen3_moe": (128, 8, 768), "qwen3_next": (512, 10, 512), "olmoe": (64, 8, 2048),
-    "deepseek_v2": (64, None, 1407), "deepseek_v3": (256, 8, 2048), "glm4_moe": (128, 8, 1408),
-    "dots1": (None, None, 1408), "ernie4_5_moe": (64, 6, 1536), "gpt_oss": (128, 4, 2880),
-    "llama4_text": (16, 1, 8192), "granitemoe": (8, 2, 11008), "hunyuan_v1_moe": (1, 1, 11008),
-    "jamba": (16, 2, 14336), "lfm2_moe": (32, 4, 1792), "afmoe": (64, 6, 1408), "longcat_flash": (512, 12, 2048),
-}  # fmt: skip
+    "mixtral": (8, 2, 14336),
+    "phimoe": (16, 2, 6400),
+    "minimax_m2": (256, 8, 1536),
+    "qwen2_moe": (60, 4, 1408),
+    "qwen3_moe": (128, 8, 768),
+    "qwen3_next": (512, 10, 512),
+    "olmoe": (64, 8, 2048),
+    "deepseek_v2": (64, None, 1407),
+    "deepseek_v3": (256, 8, 2048),
+    "glm4_moe": (128, 8, 1408),
+    "dots1": (None, None, 1408),
+    "ernie4_5_moe": (64, 6, 1536),
+    "gpt_oss": (128, 4, 2880),
+    "llama4_text": (16, 1, 8192),
+    "granitemoe": (8, 2, 11008),
+    "hunyuan_v1_moe": (1, 1, 11008),
+    "jamba": (16, 2, 14336),
+    "lfm2_moe": (32, 4, 1792),
+    "afmoe": (64, 6, 1408),
+    "longcat_flash": (512, 12, 2048),
+}
 TYPES["kimi_k2"], SIZES["kimi_k2"] = TYPES["deepseek_v3"], SIZES["deepseek_v3"]
 ACTIVATIONS = {
-    "silu": lambda x: x * sigmoid(x), "relu": lambda x: np.maximum(x, 0), "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "silu": lambda x: x * sigmoid(x),
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
     "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
-    "gelu_pytorch_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-}  # fmt: skip
+    "gelu_pytorch_tanh": lambda x: 0.5
+    * x
+    * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+}
 
 
-# ------------------------------------------------------------------------------------------------- the block
+# -------------------------------------------------------------------------------------------------
+# the block
 class Model:
     """The MoE blocks of a checkpoint folder."""
 
@@ -224,7 +374,9 @@ class Model:
         return self.config[present[0]] if present else getattr(self.type, keys[0])
 
     def layer_of(self, module):
-        i = int(re.fullmatch(rf"model\.layers\.(\d+)\.{self.type.module or self.type.block}", module)[1])
+        i = int(
+            re.fullmatch(rf"model\.layers\.(\d+)\.{self.type.module or self.type.block}", module)[1]
+        )
         assert self.type.is_moe(self.get, i), f"{module} is no MoE layer"
         return i
 
@@ -241,12 +393,16 @@ class Model:
         if t.layout == "gpt_oss":
             names = "experts.gate_up_proj", "experts.down_proj"
             if "experts.down_proj_blocks" in tensors:  # MXFP4: rows are outputs
-                both, down = (mxfp4(tensors[n + "_blocks"][e], tensors[n + "_scales"][e]).T for n in names)
+                both, down = (
+                    mxfp4(tensors[n + "_blocks"][e], tensors[n + "_scales"][e]).T for n in names
+                )
             else:
                 both, down = (tensors[n][e] for n in names)
             h = x @ both + tensors["experts.gate_up_proj_bias"][e]
             gate, up = np.minimum(h[:, ::2], 7.0), np.clip(h[:, 1::2], -7.0, 7.0)
-            return ((up + 1) * gate * sigmoid(1.702 * gate)) @ down + tensors["experts.down_proj_bias"][e]
+            return ((up + 1) * gate * sigmoid(1.702 * gate)) @ down + tensors[
+                "experts.down_proj_bias"
+            ][e]
         if "experts.gate_up_proj" in tensors:
             both, down = tensors["experts.gate_up_proj"][e], tensors["experts.down_proj"][e]
             both, down = (both.T, down.T) if t.layout == "columns" else (both, down)
@@ -287,11 +443,18 @@ def main(folders):
     for folder in [Path(f) for f in folders] or sorted(p.parent for p in all_of_them):
         model, golden = Model(folder), read_safetensors(folder / "golden.safetensors")
         for module in sorted(k.removesuffix(".input") for k in golden if k.endswith(".input")):
-            i, x, want = model.layer_of(module), golden[module + ".input"], golden[module + ".output"]
+            i, x, want = (
+                model.layer_of(module),
+                golden[module + ".input"],
+                golden[module + ".output"],
+            )
             error = np.linalg.norm(model.forward(i, x) - want) / np.linalg.norm(want)
             margin, ok = model.route(i, x)[2].min(), error <= TOLERANCE
             passed, failed = passed + ok, failed + (not ok)
-            print(f"{folder.name:24} {module:34} error {error:.2e}, margin {margin:.1e} {'ok' if ok else 'FAILED'}")
+            print(
+                f"{folder.name:24} {module:34} error {error:.2e}, margin {margin:.1e} "
+                f"{'ok' if ok else 'FAILED'}"
+            )
     print(f"{passed} passed, {failed} failed")
     return int(failed != 0)
 

@@ -7,10 +7,14 @@
     test_cli.py --kmoe PATH --mpiexec PATH identical DIR...
     test_cli.py --kmoe PATH --mpiexec PATH errors DIR
 
-verify: the block outputs that the transformers library recorded, on P ranks, for each dispatcher, id space,
-placement, element type and split. identical: the files that `kmoe run` writes are the same bytes for all of these
-at one to four ranks. errors: damaged files and wrong options give the right exit code on every rank, in time.
+verify: the block outputs that the transformers library recorded, on P ranks, for each dispatcher,
+id space,
+placement, element type and split. identical: the files that `kmoe run` writes are the same bytes
+for all of these
+at one to four ranks. errors: damaged files and wrong options give the right exit code on every
+rank, in time.
 """
+
 import argparse
 import json
 import os
@@ -41,7 +45,8 @@ def expect(holds, message):
         raise Failure(message)
 
 
-# ------------------------------------------------------------------------------------------------ running kmoe
+# ------------------------------------------------------------------------------------------------
+# running kmoe
 class Program:
     def __init__(self, kmoe, mpiexec, numproc_flag):
         self.kmoe, self.mpiexec, self.numproc_flag = kmoe, mpiexec, numproc_flag
@@ -49,17 +54,25 @@ class Program:
         self.variables = {}  # index of the program -> ["NAME=value"]
 
     def launch(self, ranks, *programs, limit=60.0):
-        """Runs kmoe with the first arguments on rank 0, the second on rank 1 ..., the last on all the others."""
-        lines = [shlex.join(["env", *self.variables.get(i, []), self.kmoe, *map(str, arguments)]) + " ;;" for i, arguments in enumerate(programs)]
+        """Runs kmoe with the first arguments on rank 0, the second on rank 1 ..., the last on all
+        the others."""
+        lines = [
+            shlex.join(["env", *self.variables.get(i, []), self.kmoe, *map(str, arguments)]) + " ;;"
+            for i, arguments in enumerate(programs)
+        ]
         cases = [f"{rank}) {line}" for rank, line in enumerate(lines[:-1])] + [f"*) {lines[-1]}"]
         command = [self.mpiexec, self.numproc_flag, str(ranks)] if self.mpiexec else []
         command += ["sh", "-c", WRAPPER % "\n".join(cases)]
         self.runs += 1
         start = time.monotonic()
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=limit, check=False
+            )
         except subprocess.TimeoutExpired as late:
-            raise Failure(f"no end after {limit} s: {' '.join(command)}\n{late.stdout}\n{late.stderr}") from None
+            raise Failure(
+                f"no end after {limit} s: {' '.join(command)}\n{late.stdout}\n{late.stderr}"
+            ) from None
         codes = [int(c) for c in re.findall(r"exit code (-?\d+)", done.stdout)]
         output = re.sub(r"exit code -?\d+\n", "", done.stdout)
         if done.returncode and len(codes) < ranks:  # MPI_Abort: the launcher ended the other ranks
@@ -68,11 +81,15 @@ class Program:
 
     def ok(self, ranks, *arguments):
         codes, out, err, _ = self.launch(ranks, arguments)
-        expect(codes == [0] * ranks, f"P={ranks} {' '.join(map(str, arguments))}: exit codes {codes}\n{out}\n{err}")
+        expect(
+            codes == [0] * ranks,
+            f"P={ranks} {' '.join(map(str, arguments))}: exit codes {codes}\n{out}\n{err}",
+        )
         return out
 
     def fails(self, code, says, ranks, *programs, limit=10.0):
-        """Every rank ends with `code`, within `limit`, and one line on stderr tells why, in these words."""
+        """Every rank ends with `code`, within `limit`, and one line on stderr tells why, in these
+        words."""
         codes, out, err, seconds = self.launch(ranks, *programs)
         what = f"P={ranks} {' : '.join(' '.join(map(str, p)) for p in programs)}"
         expect(codes == [code] * ranks, f"{what}: exit codes {codes}, not {code}\n{out}\n{err}")
@@ -82,7 +99,8 @@ class Program:
         expect(re.search(says, told[0]), f"{what}: expected /{says}/ in\n{told[0]}")
 
 
-# ------------------------------------------------------------------------------------------------ files
+# ------------------------------------------------------------------------------------------------
+# files
 def read_safetensors(path):
     raw = Path(path).read_bytes()
     start = 8 + struct.unpack("<Q", raw[:8])[0]
@@ -98,7 +116,9 @@ def write_safetensors(path, header, data):
 def write_npy(path, rows, cols, data, kind="<f4"):
     header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({rows}, {cols}), }}"
     header += " " * (-(len(header) + 11) % 64) + "\n"
-    Path(path).write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data)
+    Path(path).write_bytes(
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
+    )
 
 
 def npy_data(path):
@@ -110,19 +130,32 @@ def npy_data(path):
 def first_input(folder):
     """(layer, module, rows, cols, float32 data) of the first recorded input."""
     header, data = read_safetensors(folder / "golden.safetensors")
-    name = min((n for n in header if n.endswith(".input")), key=lambda n: int(re.search(r"layers\.(\d+)", n)[1]))
+    name = min(
+        (n for n in header if n.endswith(".input")),
+        key=lambda n: int(re.search(r"layers\.(\d+)", n)[1]),
+    )
     begin, end = header[name]["data_offsets"]
     expect(header[name]["dtype"] == "F32", f"{folder}: {name} is not F32")
     *rows, cols = header[name]["shape"]
     tokens = 1
     for n in rows:
         tokens *= n
-    return int(re.search(r"layers\.(\d+)", name)[1]), name[: -len(".input")], tokens, cols, data[begin:end]
+    return (
+        int(re.search(r"layers\.(\d+)", name)[1]),
+        name[: -len(".input")],
+        tokens,
+        cols,
+        data[begin:end],
+    )
 
 
 def num_experts(folder):
     config = json.loads((folder / "config.json").read_text())
-    return next(config[k] for k in ("num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts") if k in config)
+    return next(
+        config[k]
+        for k in ("num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts")
+        if k in config
+    )
 
 
 def splits(ranks, tokens):
@@ -139,7 +172,8 @@ def placements(folder, ranks):
     return ["round_robin", ",".join(["0"] + [str(ranks - 1)] * (num_experts(folder) - 1))]
 
 
-# ------------------------------------------------------------------------------------------------ the tests
+# ------------------------------------------------------------------------------------------------
+# the tests
 def combinations(folder, ranks, tokens):
     """Options of `verify` and `run` that must not change a bit."""
     empty, ragged = splits(ranks, tokens)
@@ -157,10 +191,15 @@ def combinations(folder, ranks, tokens):
 
 def check_verify(program, folder, ranks, brief):
     golden = folder / "golden.safetensors"
-    modules = sorted(n[: -len(".input")] for n in read_safetensors(golden)[0] if n.endswith(".input"))
+    modules = sorted(
+        n[: -len(".input")] for n in read_safetensors(golden)[0] if n.endswith(".input")
+    )
     tokens = first_input(folder)[2]
     if brief:
-        choices = [["--split", splits(ranks, tokens)[1]], ["--dispatcher", "all_to_all", "--experts", "masked"]]
+        choices = [
+            ["--split", splits(ranks, tokens)[1]],
+            ["--dispatcher", "all_to_all", "--experts", "masked"],
+        ]
     else:
         choices = [
             ["--dispatcher", dispatcher, "--experts", experts, *split]
@@ -168,11 +207,17 @@ def check_verify(program, folder, ranks, brief):
             for experts in ("local", "masked")
             for split in ([], ["--split", splits(ranks, tokens)[0]])
         ]
-        choices += [["--dtype", d, "--dispatcher", a] for d, a in (("f64", "standard"), ("bf16", "all_to_all"), ("f16", "standard"))]
+        choices += [
+            ["--dtype", d, "--dispatcher", a]
+            for d, a in (("f64", "standard"), ("bf16", "all_to_all"), ("f16", "standard"))
+        ]
     for options in choices:
         out = program.ok(ranks, "verify", "--model", folder, "--golden", golden, *options)
         told = re.findall(r"^(\S+) error (\S+) tolerance (\S+) PASS$", out, re.M)
-        expect(sorted(t[0] for t in told) == modules, f"{folder} {options}: expected a line for each of {modules}\n{out}")
+        expect(
+            sorted(t[0] for t in told) == modules,
+            f"{folder} {options}: expected a line for each of {modules}\n{out}",
+        )
         expect(all(0 <= float(error) <= float(limit) for _, error, limit in told), out)
 
 
@@ -183,16 +228,24 @@ def check_identical(program, folder, scratch, max_ranks):
     run = ["run", "--model", folder, "--layer", layer, "--input", x, "--output", y, "--quiet"]
     program.ok(1, *run)
     wanted = y.read_bytes()
-    expect(len(set(npy_data(y)[i : i + 4] for i in range(0, 4 * cols * tokens, 4))) > cols, f"{folder}: y is constant")
+    expect(
+        len(set(npy_data(y)[i : i + 4] for i in range(0, 4 * cols * tokens, 4))) > cols,
+        f"{folder}: y is constant",
+    )
     for ranks in range(1, max_ranks + 1):
         for options in combinations(folder, ranks, tokens):
             y.unlink()
             program.ok(ranks, *run, *options)
-            expect(y.read_bytes() == wanted, f"{folder} P={ranks} {options}: other bytes than at P=1")
+            expect(
+                y.read_bytes() == wanted, f"{folder} P={ranks} {options}: other bytes than at P=1"
+            )
     # A token's result depends on neither the other tokens nor their number.
     write_npy(x, 7, cols, data[4 * cols * 20 : 4 * cols * 27])
     program.ok(min(3, max_ranks), *run)
-    expect(npy_data(y) == npy_data_of(wanted)[4 * cols * 20 : 4 * cols * 27], f"{folder}: seven tokens alone differ")
+    expect(
+        npy_data(y) == npy_data_of(wanted)[4 * cols * 20 : 4 * cols * 27],
+        f"{folder}: seven tokens alone differ",
+    )
 
 
 def npy_data_of(raw):
@@ -202,28 +255,59 @@ def npy_data_of(raw):
 def check_files(program, folder, scratch, max_ranks):
     """Formats, element types, report and plot."""
     layer, module, tokens, cols, data = first_input(folder)
-    golden, report, plot = folder / "golden.safetensors", scratch / "report.json", scratch / "load.svg"
+    golden, report, plot = (
+        folder / "golden.safetensors",
+        scratch / "report.json",
+        scratch / "load.svg",
+    )
     common = ["run", "--model", folder, "--layer", layer]
     ranks = min(3, max_ranks)
-    for dtype, name, kind, size in (("f32", "F32", "<f4", 4), ("f64", "F64", "<f8", 8), ("f16", "F16", "<f2", 2), ("bf16", "BF16", "<f4", 2)):
+    for dtype, name, kind, size in (
+        ("f32", "F32", "<f4", 4),
+        ("f64", "F64", "<f8", 8),
+        ("f16", "F16", "<f2", 2),
+        ("bf16", "BF16", "<f4", 2),
+    ):
         npy, st = scratch / f"{dtype}.npy", scratch / f"{dtype}.safetensors"
         for path in (npy, st):
-            program.ok(ranks, *common, "--input", golden, "--output", path, "--dtype", dtype, "--quiet")
+            program.ok(
+                ranks, *common, "--input", golden, "--output", path, "--dtype", dtype, "--quiet"
+            )
         header, values = read_safetensors(st)
         tensor = header[f"{module}.output"]
         expect(tensor["dtype"] == name and tensor["shape"] == [tokens, cols], f"{st}: {tensor}")
         expect(len(values) == tokens * cols * size, f"{st}: {len(values)} bytes")
         if dtype == "bf16":  # widened exactly
             values = b"".join(b"\0\0" + values[i : i + 2] for i in range(0, len(values), 2))
-        expect(kind in npy.read_bytes()[:80].decode("latin-1") and npy_data(npy) == values, f"{npy} and {st} differ")
-    out = program.ok(ranks, *common, "--input", golden, "--output", scratch / "y.npy", "--report", report, "--plot", plot)
+        expect(
+            kind in npy.read_bytes()[:80].decode("latin-1") and npy_data(npy) == values,
+            f"{npy} and {st} differ",
+        )
+    out = program.ok(
+        ranks,
+        *common,
+        "--input",
+        golden,
+        "--output",
+        scratch / "y.npy",
+        "--report",
+        report,
+        "--plot",
+        plot,
+    )
     expect("\x1b" not in out, "colours without a terminal")
     expect(f"{tokens} tokens" in out and "Tokens from each rank" in out, out)
     facts = json.loads(report.read_text())
-    expect(facts["ranks"] == ranks and facts["tokens"] == tokens and facts["module"] == module, facts)
+    expect(
+        facts["ranks"] == ranks and facts["tokens"] == tokens and facts["module"] == module, facts
+    )
     slots = tokens * facts["config"]["top_k"]
     table = facts["tokens_from_rank_to_expert"]
-    expect(len(table) == ranks and sum(map(sum, table)) + sum(facts["zero_expert_tokens_from_rank"]) == slots, facts)
+    expect(
+        len(table) == ranks
+        and sum(map(sum, table)) + sum(facts["zero_expert_tokens_from_rank"]) == slots,
+        facts,
+    )
     expect([sum(c) for c in zip(*table)] == facts["tokens_per_expert"], facts)
     expect(sum(facts["tokens_per_rank"]) == sum(facts["tokens_per_expert"]), facts)
     expect(sum(facts["own_tokens_per_rank"]) == tokens, facts)
@@ -232,8 +316,15 @@ def check_files(program, folder, scratch, max_ranks):
     for phase in ("route", "dispatch", "experts", "combine", "shared", "forward"):
         t = facts["seconds"][phase]
         expect(0 <= t["min"] <= t["median"] <= t["max"] and len(t["per_rank"]) == ranks, facts)
-    expect(plot.read_text().startswith("<svg") and f"expert {num_experts(folder) - 1} on rank" in plot.read_text(), "plot")
-    expect([p.name for p in scratch.iterdir() if p.name.startswith(".")] == [], "unfinished files are left")
+    expect(
+        plot.read_text().startswith("<svg")
+        and f"expert {num_experts(folder) - 1} on rank" in plot.read_text(),
+        "plot",
+    )
+    expect(
+        [p.name for p in scratch.iterdir() if p.name.startswith(".")] == [],
+        "unfinished files are left",
+    )
 
 
 def damaged(folder, scratch, name, change):
@@ -265,38 +356,84 @@ def check_errors(program, folder, scratch, max_ranks):
         return ["verify", "--model", model, "--golden", file, *more]
 
     def run(*more, model=folder, x=golden):
-        return ["run", "--model", model, "--layer", layer, "--input", x, "--output", scratch / "never.npy", "--quiet", *more]
+        return [
+            "run",
+            "--model",
+            model,
+            "--layer",
+            layer,
+            "--input",
+            x,
+            "--output",
+            scratch / "never.npy",
+            "--quiet",
+            *more,
+        ]
 
     def fails(code, says, *programs):
         program.fails(code, says, ranks, *programs)
 
     # Verification that must not pass: another reference, and NaN.
     header, values = read_safetensors(golden)
-    for name, change in (("off", lambda v: struct.pack("<f", struct.unpack("<f", v)[0] + 0.5)), ("nan", lambda v: struct.pack("<f", float("nan")))):
+    for name, change in (
+        ("off", lambda v: struct.pack("<f", struct.unpack("<f", v)[0] + 0.5)),
+        ("nan", lambda v: struct.pack("<f", float("nan"))),
+    ):
         begin = header[f"{module}.output"]["data_offsets"][0]
-        write_safetensors(scratch / name, header, values[:begin] + change(values[begin : begin + 4]) + values[begin + 4 :])
+        write_safetensors(
+            scratch / name,
+            header,
+            values[:begin] + change(values[begin : begin + 4]) + values[begin + 4 :],
+        )
         (scratch / name).rename(scratch / f"{name}.safetensors")
         codes, out, err, _ = program.launch(ranks, verify(folder, scratch / f"{name}.safetensors"))
-        expect(codes == [1] * ranks and f"{module} error" in out and "FAIL" in out, f"{name}: {codes}\n{out}\n{err}")
+        expect(
+            codes == [1] * ranks and f"{module} error" in out and "FAIL" in out,
+            f"{name}: {codes}\n{out}\n{err}",
+        )
 
     # Usage.
     fails(2, "subcommand", [])
     fails(2, "--bogus", verify(folder, golden, "--bogus"))
     fails(2, "f31", verify(folder, golden, "--dtype", "f31"))
-    fails(2, "--split must have one entry per rank", verify(folder, golden, "--split", ",".join(["0"] * ranks) + f",{tokens}"))
+    fails(
+        2,
+        "--split must have one entry per rank",
+        verify(folder, golden, "--split", ",".join(["0"] * ranks) + f",{tokens}"),
+    )
     fails(2, "--split must add up", verify(folder, golden, "--split", ",".join(["1"] * ranks)))
-    fails(2, "--split must add up", verify(folder, golden, "--split", ",".join([str(2**62)] * ranks)))
-    fails(2, "replicated needs", verify(folder, golden, "--split", "replicated", "--dispatcher", "all_to_all"))
-    fails(2, "--placement must have one entry per expert", verify(folder, golden, "--placement", "0,0"))
-    fails(2, "--placement: ranks must be below", verify(folder, golden, "--placement", ",".join(["99"] * num_experts(folder))))
+    fails(
+        2, "--split must add up", verify(folder, golden, "--split", ",".join([str(2**62)] * ranks))
+    )
+    fails(
+        2,
+        "replicated needs",
+        verify(folder, golden, "--split", "replicated", "--dispatcher", "all_to_all"),
+    )
+    fails(
+        2,
+        "--placement must have one entry per expert",
+        verify(folder, golden, "--placement", "0,0"),
+    )
+    fails(
+        2,
+        "--placement: ranks must be below",
+        verify(folder, golden, "--placement", ",".join(["99"] * num_experts(folder))),
+    )
     fails(2, "4711", verify(folder, golden, "--layer", "4711"))
 
     # Checkpoints.
-    router = next(n for n in read_safetensors(folder / "model.safetensors")[0] if n.endswith(("gate.weight", "router.weight")))
+    router = next(
+        n
+        for n in read_safetensors(folder / "model.safetensors")[0]
+        if n.endswith(("gate.weight", "router.weight"))
+    )
 
     def nan_router(head, raw):
         begin = head[router]["data_offsets"][0]
-        nan = {"BF16": b"\xc0\x7f", "F16": b"\x00\x7e", "F32": b"\0\0\xc0\x7f"}[head[router]["dtype"]]
+        nan = {"BF16": b"\xc0\x7f", "F16": b"\x00\x7e", "F32": b"\0\0\xc0\x7f"}[
+            head[router]["dtype"]
+        ]
         return raw[:begin] + nan + raw[begin + len(nan) :]
 
     def outside(head, raw):
@@ -335,10 +472,16 @@ def check_errors(program, folder, scratch, max_ranks):
     # Golden files and inputs.
     fails(3, "no pair", verify(folder, folder / "model.safetensors"))
     fails(3, "nowhere.safetensors", verify(folder, scratch / "nowhere.safetensors"))
-    strange = {n.replace("layers.", "layers.99") if n != "__metadata__" else n: v for n, v in header.items()}
+    strange = {
+        n.replace("layers.", "layers.99") if n != "__metadata__" else n: v
+        for n, v in header.items()
+    }
     write_safetensors(scratch / "strange.safetensors", strange, values)
     fails(3, "no MoE block", verify(folder, scratch / "strange.safetensors"))
-    wide = {n: {**v, "shape": [v["shape"][0] * 2, v["shape"][1] // 2]} if n.endswith("put") else v for n, v in header.items()}
+    wide = {
+        n: {**v, "shape": [v["shape"][0] * 2, v["shape"][1] // 2]} if n.endswith("put") else v
+        for n, v in header.items()
+    }
     write_safetensors(scratch / "wide.safetensors", wide, values)
     fails(3, "hidden_size", verify(folder, scratch / "wide.safetensors"))
     write_npy(scratch / "narrow.npy", tokens * 2, cols // 2, data)
@@ -389,10 +532,14 @@ def main():
                 if args.test == "verify":
                     check_verify(program, folder, args.ranks, args.brief)
                 else:
-                    {"identical": check_identical, "files": check_files, "errors": check_errors}[args.test](
-                        program, folder, Path(scratch), max_ranks
-                    )
-            print(f"ok      {folder.name}: {program.runs - runs} runs, {time.monotonic() - start:.1f} s", flush=True)
+                    {"identical": check_identical, "files": check_files, "errors": check_errors}[
+                        args.test
+                    ](program, folder, Path(scratch), max_ranks)
+            print(
+                f"ok      {folder.name}: {program.runs - runs} runs, "
+                f"{time.monotonic() - start:.1f} s",
+                flush=True,
+            )
         except Failure as failure:
             failed += 1
             print(f"FAILED  {folder.name}: {failure}", flush=True)

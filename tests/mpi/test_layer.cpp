@@ -85,17 +85,21 @@ std::vector<double> reference_layer(LayerModel const& model, std::vector<int> co
     if (ids[slot] < 0 || ids[slot] >= config.num_experts) continue;
     std::size_t const e = ids[slot], t = slot / slots;
     std::size_t const rows = w.gate_up.extent(1), inner = config.intermediate_size;
-    reference::Expert expert{hidden, inner, std::string(to_string(model.layout)),
+    reference::Expert expert{hidden,
+                             inner,
+                             std::string(to_string(model.layout)),
                              doubles(w.gate_up, e * rows * hidden, rows * hidden),
-                             doubles(w.down, e * hidden * inner, hidden * inner), {}, {}};
+                             doubles(w.down, e * hidden * inner, hidden * inner),
+                             {},
+                             {}};
     if (model.biases) {
       expert.gate_up_bias = doubles(w.gate_up_bias, e * rows, rows);
       expert.down_bias = doubles(w.down_bias, e * hidden, hidden);
     }
     std::vector<double> const token(x.begin() + t * hidden, x.begin() + (t + 1) * hidden);
-    auto const out =
-        reference::expert_mlp(expert, token, weights[slot], std::string(to_string(config.experts.activation)),
-                              config.experts.swiglu_alpha, config.experts.swiglu_limit);
+    auto const out = reference::expert_mlp(
+        expert, token, weights[slot], std::string(to_string(config.experts.activation)),
+        config.experts.swiglu_alpha, config.experts.swiglu_limit);
     for (std::size_t h = 0; h < hidden; ++h) {
       y[t * hidden + h] += out[h].value;
       bound[t * hidden + h] +=
@@ -119,8 +123,8 @@ TYPED_TEST(LayerReference, matches_plain_loops_for_any_routing) {
   Space const exec;
   enum Ids { random_ids, all_to_one, all_padding, half_padding, out_of_range, repeated, num_kinds };
   int round = 0;
-  for (index_t const experts : {index_t{1}, std::max<index_t>(1, ranks - 1), ranks, ranks + 1,
-                                index_t{8}, index_t{60}}) {
+  for (index_t const experts :
+       {index_t{1}, std::max<index_t>(1, ranks - 1), ranks, ranks + 1, index_t{8}, index_t{60}}) {
     for (index_t const top_k : {index_t{1}, index_t{2}, std::min<index_t>(experts, 8)}) {
       for (int kind = 0; kind < num_kinds; ++kind, ++round) {
         index_t const sizes[] = {1, 7, 31, 32, 33, 130};
@@ -153,12 +157,23 @@ TYPED_TEST(LayerReference, matches_plain_loops_for_any_routing) {
           double const u = kmoe::test::uniform(9000 + round, comm.rank() * 1000 + s) * 0.5 + 0.5;
           int const any = std::min(int(u * experts), int(experts) - 1);
           switch (kind) {
-            case all_to_one: ids[s] = experts - 1; break;
-            case all_padding: ids[s] = -1; break;
-            case half_padding: ids[s] = s / model.config.top_k % 2 == 0 ? -1 : any; break;
-            case out_of_range: ids[s] = s % 3 == 0 ? experts + int(s % 2) : (s % 3 == 1 ? -5 : any); break;
-            case repeated: ids[s] = int(s / model.config.top_k) % experts; break;
-            default: ids[s] = any;
+            case all_to_one:
+              ids[s] = experts - 1;
+              break;
+            case all_padding:
+              ids[s] = -1;
+              break;
+            case half_padding:
+              ids[s] = s / model.config.top_k % 2 == 0 ? -1 : any;
+              break;
+            case out_of_range:
+              ids[s] = s % 3 == 0 ? experts + int(s % 2) : (s % 3 == 1 ? -5 : any);
+              break;
+            case repeated:
+              ids[s] = int(s / model.config.top_k) % experts;
+              break;
+            default:
+              ids[s] = any;
           }
           weights[s] = float(u + 0.1);
           ids_host.data()[s] = ids[s];
@@ -182,7 +197,8 @@ TYPED_TEST(LayerReference, matches_plain_loops_for_any_routing) {
           ASSERT_TRUE(std::abs(double(y_host.data()[i]) - expected[i]) <= bound[i])
               << "round " << round << " E " << experts << " K " << model.config.top_k << " H "
               << hidden << " I " << model.config.intermediate_size << " ids " << kind << " element "
-              << i << ": " << double(y_host.data()[i]) << " for " << expected[i] << " +- " << bound[i];
+              << i << ": " << double(y_host.data()[i]) << " for " << expected[i] << " +- "
+              << bound[i];
         }
       }
     }
@@ -198,8 +214,7 @@ TEST(Layer, forward_allocates_nothing_and_workspace_is_exact) {
     Space const exec;
     auto const placement = kmoe::ExpertPlacement::contiguous(6, comm.size());
     auto const weights = my_weights(model, placement, comm.rank());
-    auto const told =
-        Layer::workspace_bytes(exec, model.config, placement, comm.rank(), 100, true);
+    auto const told = Layer::workspace_bytes(exec, model.config, placement, comm.rank(), 100, true);
     std::unique_ptr<Layer> layer;
     std::size_t allocated = 0;
     {
@@ -242,7 +257,8 @@ TEST(Layer, wrong_weights_on_one_rank_are_an_error_on_all) {
   auto const placement = kmoe::ExpertPlacement::round_robin(6, comm.size());
   auto weights = my_weights(model, placement, comm.rank());
   if (comm.rank() == comm.size() - 1) {
-    weights.experts.down = kmoe::Tensor3<float, Space>("short_down", weights.experts.num_experts(), 32, 47);
+    weights.experts.down =
+        kmoe::Tensor3<float, Space>("short_down", weights.experts.num_experts(), 32, 47);
   }
   auto const what = error_of<kmoe::InvalidArgument>(
       [&] { Layer(Space(), comm, model.config, placement, weights, 10); });
@@ -262,14 +278,14 @@ TEST(Layer, wrong_arguments_of_forward_on_one_rank_are_an_error_on_all) {
   kmoe::Matrix<float, Space> const good("good", 10, 32), narrow("narrow", 10, 31),
       many("many", 11, 32), out("out", 10, 32);
 
-  auto const width = error_of<kmoe::InvalidArgument>(
-      [&] { layer.forward(exec, wrong ? narrow : good, out); });
+  auto const width =
+      error_of<kmoe::InvalidArgument>([&] { layer.forward(exec, wrong ? narrow : good, out); });
   EXPECT_TRUE(contains(width, "x.extent(1) must equal hidden_size 32, found 31")) << width;
-  auto const count = error_of<kmoe::InvalidArgument>(
-      [&] { layer.forward(exec, wrong ? many : good, out); });
+  auto const count =
+      error_of<kmoe::InvalidArgument>([&] { layer.forward(exec, wrong ? many : good, out); });
   EXPECT_TRUE(contains(count, "max_tokens_per_rank 10, found 11")) << count;
-  auto const alias = error_of<kmoe::InvalidArgument>(
-      [&] { layer.forward(exec, wrong ? out : good, out); });
+  auto const alias =
+      error_of<kmoe::InvalidArgument>([&] { layer.forward(exec, wrong ? out : good, out); });
   EXPECT_TRUE(contains(alias, "overlap")) << alias;
   // The layer is still usable.
   EXPECT_NO_THROW(layer.forward(exec, good, out));
@@ -300,7 +316,8 @@ TEST(Layer, two_layers_on_split_communicators_live_together) {
     Space const exec;
     auto const build = [&](kmoe::Communicator const& comm) {
       auto const placement = kmoe::ExpertPlacement::contiguous(6, comm.size());
-      return Layer(exec, comm, model.config, placement, my_weights(model, placement, comm.rank()), 9);
+      return Layer(exec, comm, model.config, placement, my_weights(model, placement, comm.rank()),
+                   9);
     };
     auto a = build(small);
     auto b = build(world);

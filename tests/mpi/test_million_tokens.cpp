@@ -49,9 +49,8 @@ TEST(MillionTokens, run_in_the_memory_that_was_told) {
   kmoe::Matrix<Element, Space> const x("x", tokens, hidden), y("y", tokens, hidden);
   std::uint64_t const first = std::uint64_t(comm.rank()) * std::uint64_t(tokens) * hidden;
   Kokkos::parallel_for(
-      "test::fill", Kokkos::RangePolicy<Space>(exec, 0, x.size()), KOKKOS_LAMBDA(std::size_t i) {
-        x.data()[i] = Element(kmoe::test::uniform(5, first + i));
-      });
+      "test::fill", Kokkos::RangePolicy<Space>(exec, 0, x.size()),
+      KOKKOS_LAMBDA(std::size_t i) { x.data()[i] = Element(kmoe::test::uniform(5, first + i)); });
   Kokkos::deep_copy(exec, y, Element(std::nan("")));
   exec.fence();
 
@@ -77,7 +76,7 @@ TEST(MillionTokens, run_in_the_memory_that_was_told) {
     std::size_t different = 0;
     Kokkos::parallel_reduce(
         "test::compare", Kokkos::RangePolicy<Space>(exec, 0, part.size()),
-        KOKKOS_LAMBDA(std::size_t i, std::size_t& count) {
+        KOKKOS_LAMBDA(std::size_t i, std::size_t & count) {
           count += part.data()[i].bits != again.data()[i].bits ? 1 : 0;
         },
         different);

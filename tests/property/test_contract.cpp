@@ -91,9 +91,9 @@ void expect_contract(LayerModel model, std::size_t tokens) {
   kmoe::Communicator const comm(MPI_COMM_WORLD);
   int const ranks = comm.size();
   auto const shared = model.config.router.num_fused_shared_experts;
-  auto const alone = run<T>(
-      model, kmoe::Communicator(),
-      kmoe::ExpertPlacement::contiguous(model.config.num_experts, 1, shared), 0, tokens, tokens);
+  auto const alone = run<T>(model, kmoe::Communicator(),
+                            kmoe::ExpertPlacement::contiguous(model.config.num_experts, 1, shared),
+                            0, tokens, tokens);
   for (auto const& value : alone) ASSERT_TRUE(std::isfinite(double(value)));
 
   using enum kmoe::DispatcherKind;
@@ -116,8 +116,8 @@ void expect_contract(LayerModel model, std::size_t tokens) {
       variant.config.id_space = v.id_space;
       variant.config.token_layout = v.layout;
       variant.config.workspace_limit_bytes = v.limit;
-      auto const first = v.layout == replicated ? std::vector<std::size_t>{}
-                                                : make_split(v.split, tokens, ranks);
+      auto const first =
+          v.layout == replicated ? std::vector<std::size_t>{} : make_split(v.split, tokens, ranks);
       std::size_t const begin = v.layout == replicated ? 0 : first[comm.rank()];
       std::size_t const end = v.layout == replicated ? tokens : first[comm.rank() + 1];
       auto const y = run<T>(variant, comm, make_placement(v.placement, variant.config, ranks),
@@ -147,7 +147,9 @@ LayerModel base(index_t hidden, index_t intermediate, index_t experts, index_t t
   return model;
 }
 
-TYPED_TEST(Contract, softmax_top2_of_8) { expect_contract<TypeParam>(base(64, 96, 8, 2), 53); }
+TYPED_TEST(Contract, softmax_top2_of_8) {
+  expect_contract<TypeParam>(base(64, 96, 8, 2), 53);
+}
 
 TYPED_TEST(Contract, odd_sizes_with_biases_and_interleaved_weights) {
   auto model = base(33, 31, 7, 3);

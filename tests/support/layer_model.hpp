@@ -37,7 +37,15 @@ struct LayerModel {
 
   // Streams of numbers, one per tensor and expert.
   enum Tensor : std::uint64_t {
-    router, router_bias, correction, gate_up, gate_up_bias, down, down_bias, shared_gate, x
+    router,
+    router_bias,
+    correction,
+    gate_up,
+    gate_up_bias,
+    down,
+    down_bias,
+    shared_gate,
+    x
   };
   [[nodiscard]] std::uint64_t stream(Tensor tensor, std::uint64_t expert = 0) const {
     return (seed * 16 + tensor) * 4096 + expert;
@@ -45,10 +53,14 @@ struct LayerModel {
   /// Width of the numbers of a tensor: keeps activations of order one at any size.
   [[nodiscard]] double scale(Tensor tensor) const {
     switch (tensor) {
-      case router: return 3.0 / std::sqrt(double(config.hidden_size));
-      case gate_up: return 2.0 / std::sqrt(double(config.hidden_size));
-      case down: return 2.0 / std::sqrt(double(config.intermediate_size));
-      default: return 0.5;
+      case router:
+        return 3.0 / std::sqrt(double(config.hidden_size));
+      case gate_up:
+        return 2.0 / std::sqrt(double(config.hidden_size));
+      case down:
+        return 2.0 / std::sqrt(double(config.intermediate_size));
+      default:
+        return 0.5;
     }
   }
 
@@ -60,13 +72,15 @@ struct LayerModel {
     std::size_t const columns = config.num_router_columns();
     out.router.weight = make<Matrix<T, E>>(router, {0}, columns, hidden);
     if (biases) out.router.bias = make<Vector<float, E>>(router_bias, {0}, columns);
-    if (correction_bias) out.router.correction_bias = make<Vector<float, E>>(correction, {0}, columns);
+    if (correction_bias)
+      out.router.correction_bias = make<Vector<float, E>>(correction, {0}, columns);
     out.experts = group<E, T>(experts, config.intermediate_size);
     if (config.shared_intermediate_size > 0) {
       std::vector<index_t> const one{4000};
       out.shared = group<E, T>(one, config.shared_intermediate_size);
     }
-    if (config.shared_expert_gate) out.shared_gate = make<Matrix<T, E>>(shared_gate, {0}, 1, hidden);
+    if (config.shared_expert_gate)
+      out.shared_gate = make<Matrix<T, E>>(shared_gate, {0}, 1, hidden);
     return out;
   }
 

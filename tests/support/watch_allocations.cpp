@@ -18,8 +18,12 @@ void* operator new(std::size_t size) {
   if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
 
 namespace kmoe::test {
 
@@ -38,8 +42,14 @@ WatchAllocations::~WatchAllocations() {
   Kokkos::Tools::Experimental::set_allocate_data_callback(nullptr);
 }
 
-std::size_t WatchAllocations::kokkos_allocations() const { return allocations; }
-std::size_t WatchAllocations::kokkos_bytes() const { return bytes_of_kokkos; }
-std::size_t WatchAllocations::large_blocks() const { return blocks; }
+std::size_t WatchAllocations::kokkos_allocations() const {
+  return allocations;
+}
+std::size_t WatchAllocations::kokkos_bytes() const {
+  return bytes_of_kokkos;
+}
+std::size_t WatchAllocations::large_blocks() const {
+  return blocks;
+}
 
 }  // namespace kmoe::test

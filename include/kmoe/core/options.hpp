@@ -18,11 +18,11 @@ namespace kmoe {
 
 /// How logits become scores, and in which order relative to the top-k selection.
 enum class Scoring : std::uint8_t {
-  softmax,        ///< softmax over all experts, then select (Qwen, OLMoE, DeepSeek-V2)
-  sigmoid,        ///< sigmoid of each logit, then select (DeepSeek-V3, MiniMax-M2)
-  topk_softmax,   ///< select by logit, then softmax over the K selected (Mixtral, gpt-oss)
-  topk_sigmoid,   ///< select by logit, then sigmoid of each selected (Llama 4)
-  sparse_mixer,   ///< Phi-3.5-MoE, inference form: K <= 2, each weight from its own masked softmax
+  softmax,       ///< softmax over all experts, then select (Qwen, OLMoE, DeepSeek-V2)
+  sigmoid,       ///< sigmoid of each logit, then select (DeepSeek-V3, MiniMax-M2)
+  topk_softmax,  ///< select by logit, then softmax over the K selected (Mixtral, gpt-oss)
+  topk_sigmoid,  ///< select by logit, then sigmoid of each selected (Llama 4)
+  sparse_mixer,  ///< Phi-3.5-MoE, inference form: K <= 2, each weight from its own masked softmax
 };
 
 /// How a group of experts is scored when groups compete (num_groups > 1).
@@ -34,10 +34,12 @@ enum class GroupScore : std::uint8_t {
 /// Router semantics, applied to each token's row of logits in this order:
 ///  1. score s_e of each expert, by `scoring` (topk_softmax, topk_sigmoid: the logit itself);
 ///  2. selection score c_e = s_e + correction_bias_e, where there is a bias;
-///  3. the topk_groups best groups survive, by `group_score` over c; c_e of experts elsewhere becomes
+///  3. the topk_groups best groups survive, by `group_score` over c; c_e of experts elsewhere
+///  becomes
 ///     masked_score (nothing happens if topk_groups = num_groups);
 ///  4. the K experts with the largest c, ties to the smaller id;
-///  5. weight w_k = the score of the selected without bias (topk_softmax: softmax over the K logits,
+///  5. weight w_k = the score of the selected without bias (topk_softmax: softmax over the K
+///  logits,
 ///     topk_sigmoid: sigmoid of each logit);
 ///  6. renormalize: w_k /= max(sum of w + renormalize_epsilon, renormalize_min_sum);
 ///  7. w_k *= routed_scaling_factor, whether renormalized or not.

@@ -20,10 +20,10 @@
 #include <kmoe/comm/communicator.hpp>
 #include <kmoe/core/expert_map.hpp>
 #include <kmoe/core/options.hpp>
+#include <kmoe/core/routing.hpp>
 #include <kmoe/core/workspace.hpp>
 #include <kmoe/dispatch/hooks.hpp>
 #include <kmoe/permute/permutation.hpp>
-#include <kmoe/routing/router.hpp>
 
 namespace kmoe {
 

@@ -23,12 +23,12 @@ struct LayerReport {
   std::vector<offset_t> tokens_per_expert;  ///< [El] rows computed by each local expert
   /// [E + S + Z] slots that this rank's own tokens gave to each global expert id.
   std::vector<offset_t> routed_per_expert;
-  offset_t tokens = 0;                      ///< tokens passed to forward() on this rank
-  offset_t tokens_sent = 0;                 ///< copies of tokens sent to other ranks
-  offset_t tokens_received = 0;             ///< copies of tokens received from other ranks
-  offset_t bytes_sent = 0;                  ///< payload bytes sent to other ranks, both directions
-  offset_t rows_with_nan = 0;               ///< tokens whose logits had a NaN
-  offset_t rows_with_inf = 0;               ///< tokens whose logits had an infinity
+  offset_t tokens = 0;           ///< tokens passed to forward() on this rank
+  offset_t tokens_sent = 0;      ///< copies of tokens sent to other ranks
+  offset_t tokens_received = 0;  ///< copies of tokens received from other ranks
+  offset_t bytes_sent = 0;       ///< payload bytes sent to other ranks, both directions
+  offset_t rows_with_nan = 0;    ///< tokens whose logits had a NaN
+  offset_t rows_with_inf = 0;    ///< tokens whose logits had an infinity
   double route_seconds = 0;
   double dispatch_seconds = 0;
   double experts_seconds = 0;

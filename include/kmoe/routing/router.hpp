@@ -12,19 +12,12 @@
 
 #include <kmoe/core/error.hpp>
 #include <kmoe/core/options.hpp>
+#include <kmoe/core/routing.hpp>
 #include <kmoe/core/types.hpp>
 #include <kmoe/core/weights.hpp>
 #include <kmoe/core/workspace.hpp>
 
 namespace kmoe {
-
-/// Output of a router. Ids are global expert ids, distinct within a token unless the token is
-/// padding (all -1). Weights are what the expert's output (or input) is multiplied by.
-template <ExecutionSpace E>
-struct Routing {
-  Matrix<index_t, E> topk_ids;    ///< [T, K + S]
-  Matrix<float, E> topk_weights;  ///< [T, K + S]
-};
 
 /// Counts of data-dependent faults, added to (never reset) by route(): device memory.
 template <ExecutionSpace E>
