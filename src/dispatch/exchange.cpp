@@ -195,12 +195,12 @@ void Exchange<E, T>::set_home(E const& exec, DispatchInput<E, T> const& input, i
 
 template <ExecutionSpace E, Element T>
 auto Exchange<E, T>::resolve(E const& exec, Matrix<T const, E> const& x) -> Dispatched {
-  num_dispatched_ = static_cast<index_t>(tokens_at_.total());
-  auto const n = static_cast<std::size_t>(num_dispatched_);
+  auto const num_tokens = static_cast<index_t>(tokens_at_.total());
+  auto const n = static_cast<std::size_t>(num_tokens);
   Kokkos::deep_copy(exec, home_offsets_, tokens_at_.offsets);
-  auto const returns_to = several() ? rows_of(outgoing_, num_dispatched_) : Matrix<index_t, E>();
+  auto const returns_to = several() ? rows_of(outgoing_, num_tokens) : Matrix<index_t, E>();
   Kokkos::parallel_for(
-      "kmoe::dispatch::resolve_slots", ForEach<E>(exec, 0, num_dispatched_),
+      "kmoe::dispatch::resolve_slots", ForEach<E>(exec, 0, num_tokens),
       ResolveSlots<E>{owner_, map_, shape_.config.id_space == IdSpace::masked, home_offsets_,
                       input_.routing.topk_ids, slots_in_, ids_, weights_, returns_to});
   if (several()) {

@@ -91,7 +91,6 @@ class Exchange {
 
   // Of the dispatch in flight.
   DispatchInput<E, T> input_;
-  index_t num_dispatched_ = 0;
   index_t home_begin_ = 0, home_count_ = 0, home_first_ = 0;
 };
 

@@ -7,7 +7,6 @@
 /// they go through the host.
 
 #include <cstddef>
-#include <cstring>
 #include <span>
 
 #include <kmoe/comm/communicator.hpp>
@@ -80,29 +79,23 @@ class Wire {
 
  private:
   using Host = typename Workspace<E>::host_space;
-  using DeviceBytes = Vector<std::byte, E>;
 
   void const* outgoing(E const& exec, void const* data, std::size_t bytes) const {
     if (!staged_) {
       exec.fence("kmoe::dispatch: the message is complete");
       return data;
     }
-    copy(exec, Vector<std::byte, Host>(send_.data(), bytes),
-         Vector<std::byte const, E>(static_cast<std::byte const*>(data), bytes));
+    Kokkos::deep_copy(exec, Vector<std::byte, Host>(send_.data(), bytes),
+                      Vector<std::byte const, E>(static_cast<std::byte const*>(data), bytes));
     exec.fence("kmoe::dispatch: the message is on the host");
     return send_.data();
   }
   void* landing(void* data) const { return staged_ ? recv_.data() : data; }
   void arrived(E const& exec, void* data, std::size_t bytes) const {
     if (!staged_) return;
-    copy(exec, DeviceBytes(static_cast<std::byte*>(data), bytes),
-         Vector<std::byte, Host>(recv_.data(), bytes));
+    Kokkos::deep_copy(exec, Vector<std::byte, E>(static_cast<std::byte*>(data), bytes),
+                      Vector<std::byte, Host>(recv_.data(), bytes));
   }
-  template <class To, class From>
-  static void copy(E const& exec, To const& to, From const& from) {
-    Kokkos::deep_copy(exec, to, from);
-  }
-
   bool staged_ = false;
   Vector<std::byte, Host> send_;
   Vector<std::byte, Host> recv_;

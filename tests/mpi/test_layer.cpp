@@ -13,6 +13,7 @@
 #include <kmoe/layer/moe_layer.hpp>
 
 #include "reference/expert_mlp.hpp"
+#include "support/kernels.hpp"
 #include "support/layer_model.hpp"
 #include "support/tolerance.hpp"
 #include "support/watch_allocations.hpp"
@@ -234,6 +235,31 @@ TEST(Layer, forward_allocates_nothing_and_workspace_is_exact) {
       exec.fence();
       EXPECT_EQ(watch.kokkos_allocations(), 0U);
       EXPECT_EQ(watch.large_blocks(), 0U);
+    }
+  }
+}
+
+TEST(Layer, every_kernel_has_a_name_and_runs_on_the_instance_passed) {
+  auto const instances = Kokkos::Experimental::partition_space(Space(), 1, 1);
+  Space const exec = instances[1];
+  auto model = small_model();
+  model.config.shared_intermediate_size = 16;
+  model.config.shared_expert_gate = true;
+  kmoe::Communicator const comm(MPI_COMM_WORLD);
+  auto const placement = kmoe::ExpertPlacement::contiguous(6, comm.size());
+  auto const experts = placement.experts_of(comm.rank());
+  for (auto const dispatcher : {kmoe::DispatcherKind::standard, kmoe::DispatcherKind::all_to_all}) {
+    model.config.dispatcher = dispatcher;
+    Layer layer(exec, comm, model.config, placement, model.weights<Space, float>(experts), 20);
+    layer.set_profiling(true);
+    auto const x = model.tokens<Space, float>(0, 20);
+    kmoe::Matrix<float, Space> const y("y", 20, 32);
+    kmoe::test::LaunchRecorder const recorder;
+    layer.forward(exec, x, y);
+    EXPECT_GE(kmoe::test::LaunchRecorder::launches().size(), 8U);
+    for (auto const& launch : kmoe::test::LaunchRecorder::launches()) {
+      EXPECT_TRUE(launch.label.starts_with("kmoe::")) << launch.label;
+      EXPECT_EQ(launch.device, Kokkos::Tools::Experimental::device_id(exec)) << launch.label;
     }
   }
 }
