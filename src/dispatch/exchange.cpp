@@ -93,6 +93,7 @@ void Exchange<E, T>::load(E const& exec, Communicator const& comm, ExpertPlaceme
                           ExpertMap<E> const& map) {
   comm_ = comm;
   map_ = map;
+  if (comm.gpu_aware()) wire_.send_directly();
   owner_ = {rank_of_, placement.num_shared(), comm.rank()};
   auto const table = placement.rank_of_expert();
   Kokkos::deep_copy(exec, rank_of_,

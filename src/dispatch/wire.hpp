@@ -54,6 +54,9 @@ class Wire {
     recv_ = ws.template host_vector<std::byte>(staged_ ? recv_bytes : 0);
   }
 
+  /// This MPI takes device pointers: the host buffers stay unused.
+  void send_directly() { staged_ = false; }
+
   /// recv rows [offsets of recv_rows] = what the ranks sent. Waits for `exec` first.
   template <class T>
   void all_to_all(E const& exec, Communicator const& comm, T const* send,
@@ -96,6 +99,7 @@ class Wire {
     Kokkos::deep_copy(exec, Vector<std::byte, E>(static_cast<std::byte*>(data), bytes),
                       Vector<std::byte, Host>(recv_.data(), bytes));
   }
+
   bool staged_ = false;
   Vector<std::byte, Host> send_;
   Vector<std::byte, Host> recv_;

@@ -87,8 +87,8 @@ struct DispatchShape {
   MoeConfig config;
   index_t num_ranks = 1;   ///< P
   index_t max_tokens = 0;  ///< the largest T of one dispatch() on any rank
-  /// Reserve host buffers for messages where E's memory is not the host's: false takes a
-  /// communicator that is gpu_aware().
+  /// Reserve host buffers for messages where E's memory is not the host's. They are needed unless
+  /// the communicator is gpu_aware(), which is not known beforehand.
   bool stage_through_host = true;
 
   /// Tokens that the experts of one rank can be handed, whatever the routing: max_tokens where
