@@ -31,7 +31,8 @@ int main(int argc, char** argv) {
   kmoe::RouterOptions options;
   options.scoring = kmoe::Scoring::softmax;
   options.renormalize = true;
-  kmoe::Routing<Space> const routing{{"topk_ids", tokens, top_k}, {"topk_weights", tokens, top_k}};
+  kmoe::Routing<Space> const routing{kmoe::Matrix<kmoe::index_t, Space>("topk_ids", tokens, top_k),
+                                     kmoe::Matrix<float, Space>("topk_weights", tokens, top_k)};
   kmoe::RouterCounters<Space> const counters("counters", kmoe::num_router_counters);
   kmoe::route(exec, logits, options, {}, routing, counters);
 

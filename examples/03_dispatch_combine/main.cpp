@@ -37,7 +37,8 @@ int run(MPI_Comm mpi_comm) {
 
   // Token t goes to the experts t and t + 1 (mod 5), each with weight 1/2.
   kmoe::Matrix<float, Space> const x("x", tokens, hidden), y("y", tokens, hidden);
-  kmoe::Routing<Space> const routing{{"topk_ids", tokens, top_k}, {"topk_weights", tokens, top_k}};
+  kmoe::Routing<Space> const routing{kmoe::Matrix<kmoe::index_t, Space>("topk_ids", tokens, top_k),
+                                     kmoe::Matrix<float, Space>("topk_weights", tokens, top_k)};
   Kokkos::deep_copy(exec, x, 1.0F + static_cast<float>(comm.rank()));
   Kokkos::deep_copy(exec, routing.topk_weights, 0.5F);
   Kokkos::parallel_for(

@@ -283,18 +283,15 @@ def check_files(program, folder, scratch, max_ranks):
             kind in npy.read_bytes()[:80].decode("latin-1") and npy_data(npy) == values,
             f"{npy} and {st} differ",
         )
-    out = program.ok(
-        ranks,
-        *common,
-        "--input",
-        golden,
-        "--output",
-        scratch / "y.npy",
-        "--report",
-        report,
-        "--plot",
-        plot,
-    )
+    # Told once, also without a launcher.
+    for direct, p in ((program, ranks), (Program(program.kmoe, "", ""), 1)):
+        out = direct.ok(p, "--version")
+        expect(re.fullmatch(r"kmoe \d.*\nKokkos \d.*\nMPI library .*\n", out), out)
+        expect(direct.ok(p, "run", "--help").count("Usage: kmoe run") == 1, "--help")
+        expect(f"\nranks              {p}\n" in direct.ok(p, "info"), "info")
+        expect(json.loads(direct.ok(p, "info", "--json"))["mpi"]["ranks"] == p, "info --json")
+    files = ["--output", scratch / "y.npy", "--report", report, "--plot", plot]
+    out = program.ok(ranks, *common, "--input", golden, *files)
     expect("\x1b" not in out, "colours without a terminal")
     expect(f"{tokens} tokens" in out and "Tokens from each rank" in out, out)
     facts = json.loads(report.read_text())

@@ -148,8 +148,9 @@ TYPED_TEST(LayerReference, matches_plain_loops_for_any_routing) {
                                        model.template weights<Space, T>(mine), 17);
 
         std::size_t const slots = tokens * model.config.top_k, hidden = model.config.hidden_size;
-        kmoe::Routing<Space> const routing{{"ids", tokens, std::size_t(model.config.top_k)},
-                                           {"weights", tokens, std::size_t(model.config.top_k)}};
+        auto const columns = std::size_t(model.config.top_k);
+        kmoe::Routing<Space> const routing{kmoe::Matrix<index_t, Space>("ids", tokens, columns),
+                                           kmoe::Matrix<float, Space>("weights", tokens, columns)};
         auto const ids_host = Kokkos::create_mirror_view(routing.topk_ids);
         auto const weights_host = Kokkos::create_mirror_view(routing.topk_weights);
         std::vector<int> ids(slots);
