@@ -49,7 +49,7 @@ struct Color {
 /// is white, which the scale does not contain.
 Color color_of(offset_t tokens, offset_t largest);
 
-/// "1 234 567" as 1234567, 12.3k, 4.56M: at most five characters.
+/// 9999, 12.3k, 4.56M: at most five characters.
 std::string short_number(offset_t value);
 
 /// The map as a self-contained SVG document.

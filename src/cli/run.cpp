@@ -4,6 +4,7 @@
 // kmoe run: the tokens of a file through one MoE layer, in batches of bounded memory.
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
