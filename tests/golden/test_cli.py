@@ -290,6 +290,12 @@ def check_files(program, folder, scratch, max_ranks):
         expect(direct.ok(p, "run", "--help").count("Usage: kmoe run") == 1, "--help")
         expect(f"\nranks              {p}\n" in direct.ok(p, "info"), "info")
         expect(json.loads(direct.ok(p, "info", "--json"))["mpi"]["ranks"] == p, "info --json")
+    # Every variable that the sources read is listed, and is in the manual.
+    source = Path(__file__).resolve().parents[2] / "src"
+    for path in source.rglob("*.cpp"):
+        for name in re.findall(r'getenv\("(KMOE_\w+)"\)', path.read_text()):
+            expect(name in program.ok(1, "info"), f"kmoe info does not list {name}")
+            expect(name in (source / "cli/kmoe.1").read_text(), f"kmoe.1 does not list {name}")
     files = ["--output", scratch / "y.npy", "--report", report, "--plot", plot]
     out = program.ok(ranks, *common, "--input", golden, *files)
     expect("\x1b" not in out, "colours without a terminal")
