@@ -20,8 +20,8 @@
 namespace kmoe {
 namespace {
 
-/// The largest chunk whose workspace stays under the limit on every rank (at least one token). Only
-/// what all ranks know goes in, so that all choose the same.
+/// The largest chunk whose workspace stays under the limit on every rank (at least one token). It
+/// follows from what all ranks know and from the threads of `exec`; the caller takes the smallest.
 template <ExecutionSpace E, Element T>
 index_t choose_chunk(E const& exec, MoeConfig const& config, ExpertPlacement const& placement,
                      index_t max_tokens, bool gated) {
