@@ -225,6 +225,11 @@ kmoe_enter() {
   fi
   kmoe_mpi_defaults
   export OMPI_MCA_btl=${OMPI_MCA_btl:-self,sm} OMPI_MCA_pml=${OMPI_MCA_pml:-ob1}
+  # mpirun names its folder by its process number and refuses one that an earlier process left.
+  if [ -z "${PRTE_MCA_prte_tmpdir_base:-}" ]; then
+    kmoe_mpi_folder=$(mktemp -d) || kmoe_die "cannot make a temporary folder"
+    export PRTE_MCA_prte_tmpdir_base=$kmoe_mpi_folder
+  fi
   kmoe_ccache
   export PATH=${KMOE_PATH_INSIDE:+$KMOE_PATH_INSIDE:}/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
   export KMOE_INSIDE=$name LC_ALL=C.UTF-8
@@ -254,5 +259,6 @@ kmoe_supervise() {
     wait "$child"
     status=$?
   done
+  [ -z "${kmoe_mpi_folder:-}" ] || rm -rf --one-file-system "$kmoe_mpi_folder"
   exit "$status"
 }
