@@ -11,7 +11,7 @@ namespace kmoe::device {
 namespace {
 
 struct Simd {
-  static constexpr int bytes = 64, tile_rows = 32;
+  static constexpr int tile_rows = 32;
   using Floats = Vec<float, 16>;
   static Floats fma(Floats a, Floats b, Floats c) {
     return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);

@@ -25,7 +25,12 @@ struct Simd {
     store(p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   static Floats dot(Vec<std::int32_t, 16> a, Vec<std::int32_t, 16> b, Floats c) {
+#if defined(__clang__) && __clang_major__ < 18  // crash in optimizing the casts to __m512bh
+    asm("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+    return c;
+#else
     return (Floats)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#endif
   }
 };
 

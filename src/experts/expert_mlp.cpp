@@ -7,16 +7,18 @@
 
 #include <kmoe/core/error.hpp>
 
+#include "gemm/device_gemm.hpp"
 #include "gemm/host_gemm.hpp"
-#include "gemm/simple_gemm.hpp"
 #include "instantiate.hpp"
 
 namespace kmoe {
 namespace {
 
-/// Rows in flight: the intermediate of a window stays within reach of the last-level cache.
-template <Element T>
+/// Rows in flight: all on a device; on a host the intermediate of a window stays within reach of
+/// the last-level cache.
+template <ExecutionSpace E, Element T>
 offset_t window_rows(index_t intermediate_size, offset_t max_rows) {
+  if constexpr (!detail::uses_host_kernels<E>) return max_rows;
   constexpr offset_t window_bytes = offset_t{32} << 20, fewest = 256, most = 16384;
   offset_t const row_bytes = std::max<offset_t>(1, intermediate_size) * offset_t{sizeof(T)};
   return std::min(max_rows, std::clamp(window_bytes / row_bytes, fewest, most));
@@ -40,12 +42,6 @@ device::Epilogue epilogue_of(Activation activation) {
   return device::Epilogue::swiglu_oai;
 }
 
-/// The weights of all slots as one array.
-template <ExecutionSpace E>
-Vector<float const, E> flat(InMatrix<float, E> const& weights) {
-  return Vector<float const, E>(weights.data(), weights.size());
-}
-
 template <ExecutionSpace E, Element T>
 detail::HostGemm host_gemm(PackedWeights<E, T> const& weights) {
   auto const& parts = weights.parts();
@@ -61,12 +57,15 @@ detail::HostGemm host_gemm(PackedWeights<E, T> const& weights) {
 }
 
 template <ExecutionSpace E, Element T>
-detail::SimpleGemm<E, T> simple_gemm(PackedWeights<E, T> const& weights) {
+detail::DeviceGemm<T> device_gemm(PackedWeights<E, T> const& weights) {
   auto const& parts = weights.parts();
-  detail::SimpleGemm<E, T> g;
-  g.b = parts.b;
-  g.bias = parts.bias;
+  detail::DeviceGemm<T> g;
+  g.groups = parts.groups;
+  g.k = parts.k;
+  g.columns = parts.columns;
   g.layout = parts.layout;
+  g.b = parts.b.data();
+  g.bias = parts.bias.extent(0) == 0 ? nullptr : parts.bias.data();
   return g;
 }
 
@@ -120,7 +119,7 @@ template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hidden_size,
                                     index_t intermediate_size, offset_t rows) {
   max_rows = rows;
-  offset_t const window = window_rows<T>(intermediate_size, rows);
+  offset_t const window = window_rows<E, T>(intermediate_size, rows);
   intermediate = ws.template matrix<T>(window, intermediate_size);
   if constexpr (detail::uses_host_kernels<E>) {
     if (window == 0) return;
@@ -130,6 +129,9 @@ void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hid
                  detail::worker_layout(kernel, intermediate_size, window, false).bytes);
     num_workers = exec.concurrency();
     workers = ws.template vector<std::byte>(num_workers * bytes);
+  } else {
+    counters = ws.template vector<std::uint32_t>(detail::num_device_counters(rows));
+    if (!ws.counting()) Kokkos::deep_copy(exec, counters, std::uint32_t{0});
   }
 }
 
@@ -186,24 +188,21 @@ void ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
       detail::run(exec, "kmoe::expert_down", second);
     }
   } else {
-    auto first = simple_gemm(gate_up_), second = simple_gemm(down_);
-    first.offsets = second.offsets = offsets;
-    first.slots = second.slots = slot_of_row;
-    first.x = x;
+    auto first = device_gemm(gate_up_), second = device_gemm(down_);
+    first.offsets = second.offsets = offsets.data();
+    first.slots = second.slots = slot_of_row.extent(0) == 0 ? nullptr : slot_of_row.data();
+    first.x = x.data();
+    first.x_rows = x.extent(0);
     first.slots_per_row = slots_per_token;
     first.activated = true;
     first.options = options_;
-    (on_input ? first.input_weights : second.output_weights) = flat<E>(weights);
-    first.out = scratch_.intermediate;
-    second.x = scratch_.intermediate;
-    second.out = rows;
-    for (offset_t begin = 0; begin < num_rows; begin += window) {
-      first.row_begin = second.row_begin = begin;
-      first.row_end = second.row_end = std::min(begin + window, num_rows);
-      first.out_first = second.x_first = begin;
-      detail::run(exec, "kmoe::expert_gate_up", first);
-      detail::run(exec, "kmoe::expert_down", second);
-    }
+    (on_input ? first.input_weights : second.output_weights) = weight_data;
+    first.out = scratch_.intermediate.data();
+    second.x = scratch_.intermediate.data();
+    second.x_rows = window;
+    second.out = rows.data();
+    first.row_end = second.row_end = num_rows;
+    detail::device_mlp<E, T>(exec, first, second, scratch_.counters.data());
   }
 }
 

@@ -9,8 +9,8 @@
 
 #include <kmoe/core/error.hpp>
 
+#include "gemm/device_gemm.hpp"
 #include "gemm/host_gemm.hpp"
-#include "gemm/simple_gemm.hpp"
 #include "instantiate.hpp"
 
 namespace kmoe {
@@ -150,14 +150,18 @@ void multiply(E const& exec, InMatrix<T, E> const& a, PackedParts<E, T> const& p
     g.worker_memory = scratch + list;
     run(exec, function, g);
   } else {
-    SimpleGemm<E, T> g;
-    g.offsets = offsets;
+    DeviceGemm<T> g;
+    g.groups = parts.groups;
+    g.offsets = offsets.data();
     g.row_end = a.extent(0);
-    g.x = a;
-    g.b = parts.b;
-    g.bias = parts.bias;
-    g.out = c;
-    run(exec, function, g);
+    g.x = a.data();
+    g.x_rows = a.extent(0);
+    g.k = parts.k;
+    g.columns = parts.columns;
+    g.b = parts.b.data();
+    g.bias = parts.bias.extent(0) == 0 ? nullptr : parts.bias.data();
+    g.out = c.data();
+    device_gemm<E, T>(exec, function, g);
   }
 }
 

@@ -6,6 +6,7 @@
 /// The expert MLP: gate_up GEMM -> activation -> down GEMM, over rows grouped by expert.
 
 #include <cstddef>
+#include <cstdint>
 
 #include <kmoe/core/options.hpp>
 #include <kmoe/core/weights.hpp>
@@ -36,8 +37,9 @@ class ExpertMlp {
   ///         swiglu_oai without gates
   ExpertMlp(E const& exec, ExpertWeights<E, T> const& weights, ExpertOptions const& options);
 
-  /// Takes the scratch of forward() for up to max_rows rows from `ws`. It is bounded however large
-  /// max_rows is: rows are worked through in windows, which do not change a bit of the result.
+  /// Takes the scratch of forward() for up to max_rows rows from `ws`: [max_rows, I] elements on a
+  /// device. On a host it is bounded however large max_rows is: rows are worked through in windows,
+  /// which do not change a bit of the result.
   void bind(E const& exec, Workspace<E>& ws, offset_t max_rows);
   /// The same bytes without weights, to tell a workspace beforehand. They depend on the threads of
   /// `exec` and, on host spaces, on the instruction set.
@@ -72,6 +74,7 @@ class ExpertMlp {
     Matrix<T, E> intermediate;     // [window, I]
     Vector<std::byte, E> workers;  // host: packed rows and accumulators of each thread
     index_t num_workers = 0;
+    Vector<std::uint32_t, E> counters;  // device: of device_mlp
     offset_t max_rows = 0;
     void bind(E const& exec, Workspace<E>& ws, index_t hidden_size, index_t intermediate_size,
               offset_t rows);

@@ -1,0 +1,128 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+/// \file
+/// The sizes of a tile and the order in which the blocks of a launch work on the tiles.
+
+#include <cuda.h>
+
+#include "device/sm90/experts.hpp"
+
+namespace kmoe::device::sm90 {
+
+inline constexpr int copy_features = 64, tile_k = 64;  // of one bulk copy of weights
+inline constexpr int row_bytes = 2 * tile_k;           // of a tile in shared memory
+inline constexpr int copy_bytes = copy_features * row_bytes;
+inline constexpr int loader_threads = 96, group_threads = 128;
+inline constexpr int shared_limit = 232448;
+inline constexpr int max_groups = 1024;
+
+/// What the blocks of one launch are told.
+struct Launch {
+  CUtensorMap maps[2];  // of the weights
+  Product products[2];
+  int count, groups, slots_per_row;
+  std::int64_t const* offsets;
+  std::int32_t const* slots;
+  std::int64_t max_rows;
+  std::uint32_t* counters;  // blocks that are done, tiles handed out, then one for each tile of
+                            // tokens: groups that have finished a tile of its first product
+  int band, lag;            // see Schedule::task
+};
+
+/// One tile of one product: rows [row, row + count) of a group by one tile of features.
+struct Task {
+  int product, group, row, count;  // product < 0: there is no more
+  int tile;                        // of tokens, over all groups
+  int feature;                     // tile of features
+};
+inline constexpr int task_places = 4;  // between the thread that hands them out and the warps
+
+/// Sizes of a tile, and the shared memory of a block that works on it: `Groups` warpgroups multiply
+/// Features / Groups features each, 64 in one instruction.
+template <int Features, int Tokens, int Stages, int Groups>
+struct Tile {
+  static constexpr int features = Features, tokens = Tokens, stages = Stages, groups = Groups;
+  static constexpr int parts = Features / Groups / 64;  // instructions side by side in a group
+  static constexpr int threads = (1 + Groups) * group_threads;
+  static constexpr int weight_bytes = Features * row_bytes;
+  static constexpr int stage_bytes = weight_bytes + Tokens * row_bytes;
+  static constexpr int staging_bytes = 8192;  // of each group
+  static constexpr int staging = Stages * stage_bytes;
+  static constexpr int rows = staging + Groups * staging_bytes;   // int [2][Tokens]
+  static constexpr int weights = rows + 2 * Tokens * 4;           // float [Groups][Tokens]
+  static constexpr int barriers = weights + Groups * Tokens * 4;  // full, empty
+  static constexpr int tasks = barriers + 2 * Stages * 8;         // Task [task_places], full, empty
+  static constexpr int tables = tasks + task_places * (sizeof(Task) + 16);
+  static int bytes(int experts) { return 1024 + tables + 2 * (experts + 1) * 4; }
+  static_assert(1024 + tables + 2 * 4 * (max_groups + 1) <= shared_limit);
+};
+
+/// The tiles of tokens and the order of the work; the same on every block.
+struct Schedule {
+  int const* first_tile;  // [groups + 1]
+  int const* first_row;   // [groups + 1]
+  int groups, num_tiles, band, lag;
+  int features0, features1;  // tiles; features1 = 0: one product
+
+  __device__ int num_items() const { return num_tiles * (features0 + features1); }
+
+  /// The i-th tile.
+  __device__ Task task(int i) const {
+    if (i >= num_items()) return {-1};
+    // Bands of tiles of tokens. The second product of band b follows the first one of band b + lag:
+    // by then its input is there, and still in the second-level cache where lag is small.
+    int const bands = (num_tiles + band - 1) / band;
+    int const size0 = band * features0, size1 = band * features1;
+    int const ahead = min(lag * band, num_tiles) * features0;
+    int product = 0, b = 0;
+    if (i < ahead || features1 == 0) {
+      b = i / size0;
+      i -= b * size0;
+    } else {
+      i -= ahead;
+      b = min(i / (size0 + size1), max(bands - lag - 1, 0));
+      i -= b * (size0 + size1);
+      int const next0 = max(min(band, num_tiles - (b + lag) * band), 0) * features0;
+      if (i < next0) {
+        b += lag;
+      } else {
+        i -= next0;
+        product = 1;
+        b += i / size1;
+        i -= i / size1 * size1;
+      }
+    }
+    // Within a band all tiles of tokens for one tile of features, then the next: blocks that run
+    // at the same time share weights where an expert has several tiles.
+    int const tiles = min(band, num_tiles - b * band);
+    int const feature = i / tiles, tile = b * band + i - feature * tiles;
+
+    int low = 0, high = groups;  // first_tile[low] <= tile < first_tile[high]
+    while (high - low > 1) {
+      int const middle = (low + high) / 2;
+      (first_tile[middle] <= tile ? low : high) = middle;
+    }
+    int const begin = first_row[low], rows = first_row[low + 1] - begin;
+    int const parts = first_tile[low + 1] - first_tile[low];
+    int const size = ((rows + parts - 1) / parts + 15) / 16 * 16;
+    int const row = (tile - first_tile[low]) * size;
+    return {product, low, begin + row, min(size, rows - row), tile, feature};
+  }
+};
+
+/// Position in a ring of places in shared memory.
+template <int Stages>
+struct Ring {
+  int stage = 0;
+  std::uint32_t phase = 0;
+  __device__ void next() {
+    if (++stage == Stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+}  // namespace kmoe::device::sm90

@@ -1,0 +1,84 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "gemm/device_gemm.hpp"
+
+#include <type_traits>
+
+#include "gemm/host_gemm.hpp"
+#include "gemm/sm90_work.hpp"
+#include "gemm/tile_gemm.hpp"
+#include "instantiate.hpp"
+
+namespace kmoe::detail {
+namespace {
+
+/// Hopper's kernel, where the machine, the element type and the sizes allow it: nothing is launched
+/// and false returned where they do not.
+template <class E, Element T>
+bool run_on_sm90(E const& exec, char const* label, DeviceGemm<T> const& first,
+                 DeviceGemm<T> const* second, std::uint32_t* counters) {
+  if constexpr (sizeof(T) == 2 && requires { exec.cuda_stream(); }) {
+    bool const whole = first.row_begin == 0 && first.x_first == 0 && first.out_first == 0;
+    if (!whole || first.input_weights != nullptr || !sm90::available()) return false;
+    sm90::Work work{};
+    work.products[0] = product_of(first);
+    if (second != nullptr) work.products[1] = product_of(*second);
+    work.count = second == nullptr ? 1 : 2;
+    work.groups = first.groups;
+    work.offsets = first.offsets;
+    work.slots = first.slots;
+    work.slots_per_row = first.slots_per_row == 0 ? 1 : first.slots_per_row;
+    work.rows = first.row_end;
+    work.tokens = first.x_rows;
+    work.counters = counters;
+    if (!sm90::takes(work)) return false;
+    std::uint64_t id = 0;
+    bool const profiled = Kokkos::Profiling::profileLibraryLoaded();
+    if (profiled) {
+      auto const device = Kokkos::Tools::Experimental::device_id(exec);
+      Kokkos::Profiling::beginParallelFor(label, device, &id);
+    }
+    constexpr bool is_bf16 = std::is_same_v<T, bfloat16>;
+    sm90::launch(exec.cuda_stream(), is_bf16 ? sm90::Operand::bf16 : sm90::Operand::f16, work);
+    if (profiled) Kokkos::Profiling::endParallelFor(id);
+    return true;
+  } else {
+    return false;
+  }
+}
+
+}  // namespace
+
+template <ExecutionSpace E, Element T>
+void device_gemm([[maybe_unused]] E const& exec, [[maybe_unused]] char const* label,
+                 [[maybe_unused]] DeviceGemm<T> const& gemm) {
+  if constexpr (!uses_host_kernels<E>) {
+    if (run_on_sm90<E, T>(exec, label, gemm, nullptr, nullptr)) return;
+    tile_gemm<E, T>(exec, label, gemm);
+  }
+}
+
+template <ExecutionSpace E, Element T>
+void device_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T> const& gate_up,
+                [[maybe_unused]] DeviceGemm<T> const& down,
+                [[maybe_unused]] std::uint32_t* counters) {
+  if constexpr (!uses_host_kernels<E>) {
+    if (run_on_sm90<E, T>(exec, "kmoe::expert_mlp", gate_up, &down, counters)) return;
+    tile_gemm<E, T>(exec, "kmoe::expert_gate_up", gate_up);
+    tile_gemm<E, T>(exec, "kmoe::expert_down", down);
+  }
+}
+
+std::size_t num_device_counters(offset_t rows) {
+  return sm90::num_counters(rows);
+}
+
+#define KMOE_INSTANTIATE(E, T)                                                         \
+  template void device_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&);        \
+  template void device_mlp<E, T>(E const&, DeviceGemm<T> const&, DeviceGemm<T> const&, \
+                                 std::uint32_t*);
+KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
+#undef KMOE_INSTANTIATE
+
+}  // namespace kmoe::detail
