@@ -28,6 +28,13 @@ KOKKOS_INLINE_FUNCTION double value(std::uint64_t stream, std::uint64_t index) {
   return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-52 - 1.0;
 }
 
+void fill(auto const& view, std::uint64_t stream, double scale) {
+  auto* const data = view.data();
+  Kokkos::parallel_for(
+      "example::fill", Kokkos::RangePolicy<Space>(0, view.size()),
+      KOKKOS_LAMBDA(std::size_t n) { data[n] = static_cast<float>(scale * value(stream, n)); });
+}
+
 int run(MPI_Comm mpi_comm) {
   Space const exec;
   kmoe::Communicator const comm(mpi_comm);
@@ -45,12 +52,6 @@ int run(MPI_Comm mpi_comm) {
   auto const mine = placement.experts_of(comm.rank());
 
   std::size_t const h = 64, i = 128;
-  auto const fill = [&](auto const& view, std::uint64_t stream, double scale) {
-    auto* const data = view.data();
-    Kokkos::parallel_for(
-        "example::fill", Kokkos::RangePolicy<Space>(exec, 0, view.size()),
-        KOKKOS_LAMBDA(std::size_t n) { data[n] = static_cast<float>(scale * value(stream, n)); });
-  };
   kmoe::Matrix<float, Space> router("router", config.num_experts, h);
   fill(router, 1, 1.0);
   kmoe::Tensor3<float, Space> gate_up("gate_up", mine.size(), 2 * i, h);

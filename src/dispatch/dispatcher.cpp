@@ -45,16 +45,13 @@ V no_rows(std::size_t cols) {
 
 template <ExecutionSpace E>
 void group_by_expert(E const& exec, ExpertIds<E> const& ids, Vector<index_t, E> const& mask_map,
-                     Permutation<E> const& out) {
+                     Permutation<E> const& out, Vector<offset_t, E> const& rows_per_expert) {
   if (auto const* local = std::get_if<LocalExpertIds<E>>(&ids)) {
-    make_permutation<E>(exec, local->ids, out);
-    return;
+    make_permutation<E>(exec, local->ids, out, rows_per_expert);
+  } else {
+    auto const& masked = std::get<MaskedExpertIds<E>>(ids);
+    make_permutation<E>(exec, masked.ids, masked.mask, mask_map, out, rows_per_expert);
   }
-  auto const& masked = std::get<MaskedExpertIds<E>>(ids);
-  auto const map = make_expert_map<E>(exec, masked.mask, mask_map);
-  auto const local = row_range(out.row_of_slot, 0, masked.ids.extent(0));
-  remap_ids<E>(exec, map, masked.ids, local);
-  make_permutation<E>(exec, local, out);
 }
 
 template <ExecutionSpace E, Element T>
@@ -226,9 +223,10 @@ HookHandle BaseDispatcher<E, T>::register_post_combine_hook(typename PostCombine
   return post_combine_.add(std::move(hook));
 }
 
-#define KMOE_INSTANTIATE(SPACE)                                        \
-  template void group_by_expert(SPACE const&, ExpertIds<SPACE> const&, \
-                                Vector<index_t, SPACE> const&, Permutation<SPACE> const&);
+#define KMOE_INSTANTIATE(SPACE)                                                           \
+  template void group_by_expert(SPACE const&, ExpertIds<SPACE> const&,                    \
+                                Vector<index_t, SPACE> const&, Permutation<SPACE> const&, \
+                                Vector<offset_t, SPACE> const&);
 KMOE_FOR_EACH_SPACE(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 #define KMOE_INSTANTIATE(SPACE, ELEMENT) template class BaseDispatcher<SPACE, ELEMENT>;

@@ -52,9 +52,9 @@ void Exchange<E, T>::bind(Workspace<E>& ws, DispatchShape const& shape) {
   rank_of_ = ws.template vector<index_t>(static_cast<std::size_t>(shape.config.num_experts));
   home_offsets_ = ws.template vector<offset_t>(static_cast<std::size_t>(shape.num_ranks) + 1);
   tokens_at_.bind(ws, shape.num_ranks);
-  ids_ = ws.template matrix<index_t>(dispatched, slots);
   if (!several()) return;
 
+  ids_ = ws.template matrix<index_t>(dispatched, slots);
   outgoing_.bind(ws, shape.max_dispatched_tokens(), num_slots(), shape.num_ranks);
   incoming_.bind(ws, replicated() ? sizes.home_y : shape.max_tokens, num_slots(), shape.num_ranks);
   message_out_ = ws.template matrix<T>(static_cast<std::size_t>(sizes.rows_sent), width);
@@ -111,6 +111,8 @@ auto Exchange<E, T>::keep(E const& exec, DispatchInput<E, T> const& input) -> Di
   at.difference_offsets();
   auto const begin = static_cast<index_t>(at.offsets(owner_.self));
   set_home(exec, input, begin, static_cast<index_t>(at.counts(owner_.self)), begin);
+  // A rank that hosts everything numbers the experts by their ids.
+  if (!several()) return {input.x, input.routing.topk_ids, input.routing.topk_weights};
   auto dispatched = resolve(exec, input.x);
   dispatched.weights = input.routing.topk_weights;
   return dispatched;
@@ -199,15 +201,13 @@ auto Exchange<E, T>::resolve(E const& exec, Matrix<T const, E> const& x) -> Disp
   auto const num_tokens = static_cast<index_t>(tokens_at_.total());
   auto const n = static_cast<std::size_t>(num_tokens);
   Kokkos::deep_copy(exec, home_offsets_, tokens_at_.offsets);
-  auto const returns_to = several() ? rows_of(outgoing_, num_tokens) : Matrix<index_t, E>();
+  auto const returns_to = rows_of(outgoing_, num_tokens);
   Kokkos::parallel_for(
       "kmoe::dispatch::resolve_slots", ForEach<E>(exec, 0, num_tokens),
       ResolveSlots<E>{owner_, map_, shape_.config.id_space == IdSpace::masked, home_offsets_,
                       input_.routing.topk_ids, slots_in_, ids_, weights_, returns_to});
-  if (several()) {
-    make_permutation<E>(exec, returns_to, outgoing_);
-    Kokkos::deep_copy(exec, rows_sent_.offsets, outgoing_.expert_offsets);
-  }
+  make_permutation<E>(exec, returns_to, outgoing_);
+  Kokkos::deep_copy(exec, rows_sent_.offsets, outgoing_.expert_offsets);
   return {row_range(x, 0, n), row_range(ids_, 0, n),
           moves() ? row_range(weights_, 0, n) : Matrix<float, E>()};
 }
@@ -239,10 +239,16 @@ void Exchange<E, T>::return_rows(E const& exec, CombineInput<E, T> const& input)
   exec.fence("kmoe::combine: counts on the host");
   rows_sent_.difference_offsets();
   rows_received_.difference_offsets();
-  Kokkos::parallel_for("kmoe::combine::gather_rows",
-                       ForEach<E>(exec, 0, rows_sent_.total() * Tile<E>::per_row(hidden())),
-                       GatherRows<E, T>{outgoing_.slot_of_row, input.permutation.row_of_slot.data(),
-                                        input.rows.data(), message_out_.data(), hidden()});
+  auto const from = rows_of(input.rows);
+  auto const to = rows_of(message_out_);
+  auto const gather = [&]<int Width>(std::integral_constant<int, Width>) {
+    Tiles<Width> const tiles(hidden());
+    Kokkos::parallel_for(
+        "kmoe::combine::gather_rows", ForEach<E>(exec, 0, rows_sent_.total() * tiles.per_row),
+        GatherRows<E, T, Width>{outgoing_.slot_of_row.data(), input.permutation.row_of_slot.data(),
+                                from, to, tiles});
+  };
+  with_tile_width<E>(hidden(), gather, from, to);
   wire_.all_to_all(exec, comm_, message_out_.data(), rows_sent_, message_in_.data(), rows_received_,
                    hidden());
 }
@@ -252,25 +258,31 @@ void Exchange<E, T>::add_at_home(E const& exec, CombineInput<E, T> const& input,
                                  T* y) const {
   offset_t const slot = offset_t{home_begin_} * num_slots();
   MoeConfig const& config = shape_.config;
-  HomeRows<E, T> const rows{
+  offset_t const stride = hidden();
+  HomeRows<E, T> const source{
       several() ? incoming_.row_of_slot.data() : nullptr,
-      message_in_.data(),
       input.permutation.row_of_slot.data() + offset_t{home_first_} * num_slots(),
-      input.rows.data(),
       input_.routing.topk_ids.data() + slot,
+      rows_of(message_in_),
+      rows_of(input.rows),
+      {input_.x.data() + offset_t{home_begin_} * stride, stride},
       config.num_experts,
-      config.num_zero_experts,
-      hidden()};
-  T const* const x = input_.x.data() + offset_t{home_begin_} * hidden();
-  offset_t const tiles = home_count_ * Tile<E>::per_row(hidden());
-  if (config.no_combine) {
-    Kokkos::parallel_for("kmoe::combine::place_rows", ForEach<E>(exec, 0, tiles * num_slots()),
-                         PlaceRows<E, T>{rows, num_slots(), x, y});
-  } else {
-    Kokkos::parallel_for(
-        "kmoe::combine::add_rows", ForEach<E>(exec, 0, tiles),
-        AddRows<E, T>{rows, num_slots(), x, input_.routing.topk_weights.data() + slot, addend, y});
-  }
+      config.num_zero_experts};
+  Rows<T const> const added{addend, stride};
+  Rows<T> const sums{y, stride};
+  float const* const weights = input_.routing.topk_weights.data() + slot;
+  auto const launch = [&]<int Width>(std::integral_constant<int, Width>) {
+    Tiles<Width> const tiles(hidden());
+    offset_t const items = home_count_ * offset_t{tiles.per_row};
+    if (config.no_combine) {
+      Kokkos::parallel_for("kmoe::combine::place_rows", ForEach<E>(exec, 0, items * num_slots()),
+                           PlaceRows<E, T, Width>{source, num_slots(), sums, tiles});
+    } else {
+      Kokkos::parallel_for("kmoe::combine::add_rows", ForEach<E>(exec, 0, items),
+                           AddRows<E, T, Width>{source, num_slots(), weights, added, sums, tiles});
+    }
+  };
+  with_tile_width<E>(hidden(), launch, source.arrived, source.rows, source.x, added, sums);
 }
 
 #define KMOE_INSTANTIATE(SPACE, ELEMENT) template class Exchange<SPACE, ELEMENT>;

@@ -62,6 +62,7 @@ class Exchange {
   /// `begin .. begin + count - 1` of the input's tokens are at home here, dispatched as `first` on.
   void set_home(E const& exec, DispatchInput<E, T> const& input, index_t begin, index_t count,
                 index_t first);
+  /// With several ranks.
   Dispatched resolve(E const& exec, Matrix<T const, E> const& x);
   void return_rows(E const& exec, CombineInput<E, T> const& input);
   void add_at_home(E const& exec, CombineInput<E, T> const& input, T const* addend, T* y) const;
@@ -73,7 +74,6 @@ class Exchange {
 
   Vector<index_t, E> rank_of_;        // [E]
   Vector<offset_t, E> home_offsets_;  // [P + 1]
-  Matrix<index_t, E> ids_;            // [N, K] in the experts' id space
   // Data-parallel tokens on several ranks.
   Matrix<T, E> tokens_;          // [N, H]
   Matrix<float, E> weights_;     // [N, K]
@@ -81,6 +81,7 @@ class Exchange {
   Matrix<Slot, E> slots_in_;     // [N, K]
   Permutation<E> destinations_;  // all-to-all: tokens sent, by rank
   // Several ranks.
+  Matrix<index_t, E> ids_;    // [N, K] in the experts' id space
   Permutation<E> outgoing_;   // dispatched slots whose rows go to another rank, by that rank
   Permutation<E> incoming_;   // slots at home whose rows come from another rank, by that rank
   Matrix<T, E> message_out_;  // rows going home; before that, all-to-all: tokens going out

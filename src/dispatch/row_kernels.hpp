@@ -7,47 +7,25 @@
 ///
 /// Each iteration works on one tile of columns of one row.
 
-#include <kmoe/core/types.hpp>
+#include "permute/row_tiles.hpp"
 
 namespace kmoe::detail {
 
-/// Columns per iteration: enough on a host to amortize finding the rows, one on a device so that
-/// neighbouring threads touch neighbouring elements.
-template <ExecutionSpace E>
-inline constexpr index_t column_tile =
-    Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename E::memory_space>::accessible ? 256 : 1;
-
-/// Row and columns of one iteration.
-template <ExecutionSpace E>
-struct Tile {
-  offset_t row;
-  index_t begin;
-  index_t width;
-
-  static offset_t per_row(index_t hidden) { return (hidden + column_tile<E> - 1) / column_tile<E>; }
-  KOKKOS_INLINE_FUNCTION Tile(offset_t item, index_t hidden) {
-    index_t const tiles = (hidden + column_tile<E> - 1) / column_tile<E>;
-    row = item / tiles;
-    begin = static_cast<index_t>(item % tiles) * column_tile<E>;
-    width = hidden - begin < column_tile<E> ? hidden - begin : column_tile<E>;
-  }
-};
-
 /// message[r, :] = the experts' row of slot slot_of_message[r], zeros if it has none.
-template <ExecutionSpace E, Element T>
+template <ExecutionSpace E, Element T, int Width>
 struct GatherRows {
-  Vector<index_t const, E> slot_of_message;
+  index_t const* slot_of_message;
   index_t const* row_of_slot;
-  T const* rows;
-  T* message;
-  index_t hidden;
+  Rows<T const> rows;
+  Rows<T> message;
+  Tiles<Width> tiles;
 
   KOKKOS_INLINE_FUNCTION void operator()(offset_t item) const {
-    Tile<E> const tile(item, hidden);
-    index_t const row = row_of_slot[slot_of_message(tile.row)];
-    T* const to = message + tile.row * hidden + tile.begin;
-    T const* const from = rows + offset_t{row} * hidden + tile.begin;
-    for (index_t c = 0; c < tile.width; ++c) to[c] = row < 0 ? T(0.0F) : from[c];
+    offset_t const to = tiles.row(item);
+    index_t const begin = tiles.begin(item, to);
+    index_t const row = row_of_slot[slot_of_message[to]];
+    copy_tile<E, Width>(row < 0 ? nullptr : rows.at(row, begin), message.at(to, begin),
+                        tiles.size(begin));
   }
 };
 
@@ -55,81 +33,90 @@ struct GatherRows {
 template <ExecutionSpace E, Element T>
 struct HomeRows {
   index_t const* arrived_of_slot;  // row in `arrived` of each slot at home, -1; null with one rank
-  T const* arrived;
-  index_t const* row_of_slot;  // row in `rows` of each slot at home, -1
-  T const* rows;
-  index_t const* ids;  // of the slots at home
+  index_t const* row_of_slot;      // row in `rows` of each slot at home, -1
+  index_t const* ids;              // of the slots at home
+  Rows<T const> arrived, rows, x;
   index_t first_zero;  // zero experts: ids first_zero .. first_zero + num_zero - 1
   index_t num_zero;
-  index_t hidden;
 
-  KOKKOS_INLINE_FUNCTION T const* operator()(offset_t slot) const {
+  /// The row of a slot from column `begin` on, for a zero expert the token; null if it has none.
+  KOKKOS_INLINE_FUNCTION T const* operator()(offset_t slot, offset_t token, index_t begin) const {
+    index_t const row = row_of_slot[slot];
     if (arrived_of_slot != nullptr && arrived_of_slot[slot] >= 0) {
-      return arrived + offset_t{arrived_of_slot[slot]} * hidden;
+      return arrived.at(arrived_of_slot[slot], begin);
     }
-    return row_of_slot[slot] >= 0 ? rows + offset_t{row_of_slot[slot]} * hidden : nullptr;
+    if (row >= 0) return rows.at(row, begin);
+    return is_zero_expert(slot) ? x.at(token, begin) : nullptr;
   }
+  /// Of a slot whose row is not null. (A zero expert has no other row.)
   KOKKOS_INLINE_FUNCTION bool is_zero_expert(offset_t slot) const {
-    return static_cast<std::uint32_t>(ids[slot]) - static_cast<std::uint32_t>(first_zero) <
-           static_cast<std::uint32_t>(num_zero);
+    return num_zero != 0 &&
+           static_cast<std::uint32_t>(ids[slot]) - static_cast<std::uint32_t>(first_zero) <
+               static_cast<std::uint32_t>(num_zero);
+  }
+};
+
+/// What a slot adds without zero experts.
+template <class A>
+struct Itself {
+  KOKKOS_INLINE_FUNCTION A operator()(A value) const { return value; }
+};
+
+/// What a slot adds: its row, or weight * x rounded to T.
+template <Element T>
+struct Contribution {
+  using A = accumulate_t<T>;
+  A weight;
+  bool zero_expert;
+  KOKKOS_INLINE_FUNCTION A operator()(A value) const {
+    return zero_expert ? static_cast<A>(static_cast<T>(weight * value)) : value;
   }
 };
 
 /// y[t, :] = sum over k of the slots' rows + addend[t, :]
-template <ExecutionSpace E, Element T>
+template <ExecutionSpace E, Element T, int Width>
 struct AddRows {
   HomeRows<E, T> source;
   index_t num_slots;
-  T const* x;
   float const* weights;
-  T const* addend;  // null = none
-  T* y;
+  Rows<T const> addend;  // null = none
+  Rows<T> y;
+  Tiles<Width> tiles;
 
   KOKKOS_INLINE_FUNCTION void operator()(offset_t item) const {
     using A = accumulate_t<T>;
-    Tile<E> const tile(item, source.hidden);
-    offset_t const at = tile.row * source.hidden + tile.begin;
-    A sum[column_tile<E>] = {};
-    for (index_t k = 0; k < num_slots; ++k) {
-      offset_t const slot = tile.row * num_slots + k;
-      if (T const* const row = source(slot)) {
-        add(sum, row + tile.begin, tile.width);
-      } else if (source.is_zero_expert(slot)) {
-        auto const weight = static_cast<A>(weights[slot]);
-        for (index_t c = 0; c < tile.width; ++c) {
-          sum[c] += static_cast<A>(static_cast<T>(weight * static_cast<A>(x[at + c])));
-        }
-      }
+    offset_t const token = tiles.row(item);
+    index_t const begin = tiles.begin(item, token);
+    offset_t const first = token * num_slots;
+    auto const row_of = [&](index_t k) { return source(first + k, token, begin); };
+    T const* const last = addend.data == nullptr ? nullptr : addend.at(token, begin);
+    if (source.num_zero == 0) {
+      add_tile<E, Width, T>(
+          num_slots, row_of, [](index_t) { return Itself<A>(); }, last, y.at(token, begin),
+          tiles.size(begin));
+      return;
     }
-    if (addend != nullptr) add(sum, addend + at, tile.width);
-    for (index_t c = 0; c < tile.width; ++c) y[at + c] = static_cast<T>(sum[c]);
-  }
-
- private:
-  template <class A>
-  KOKKOS_INLINE_FUNCTION static void add(A* sum, T const* row, index_t width) {
-    for (index_t c = 0; c < width; ++c) sum[c] += static_cast<A>(row[c]);
+    auto const term_of = [&](index_t k) {
+      bool const zero_expert = source.is_zero_expert(first + k);
+      return Contribution<T>{zero_expert ? static_cast<A>(weights[first + k]) : A(1), zero_expert};
+    };
+    add_tile<E, Width, T>(num_slots, row_of, term_of, last, y.at(token, begin), tiles.size(begin));
   }
 };
 
 /// y[slot, :] = the slot's row, x of the token for a zero expert, else 0
-template <ExecutionSpace E, Element T>
+template <ExecutionSpace E, Element T, int Width>
 struct PlaceRows {
   HomeRows<E, T> source;
   index_t num_slots;
-  T const* x;
-  T* y;
+  Rows<T> y;
+  Tiles<Width> tiles;
 
   KOKKOS_INLINE_FUNCTION void operator()(offset_t item) const {
-    Tile<E> const tile(item, source.hidden);
-    T const* row = source(tile.row);
-    if (row == nullptr && source.is_zero_expert(tile.row)) {
-      row = x + tile.row / num_slots * source.hidden;
-    }
-    T* const to = y + tile.row * source.hidden + tile.begin;
-    for (index_t c = 0; c < tile.width; ++c) {
-      to[c] = row == nullptr ? T(0.0F) : row[tile.begin + c];
-    }
+    offset_t const slot = tiles.row(item);
+    index_t const begin = tiles.begin(item, slot);
+    copy_tile<E, Width>(source(slot, slot / num_slots, begin), y.at(slot, begin),
+                        tiles.size(begin));
   }
 };
 

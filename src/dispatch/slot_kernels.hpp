@@ -88,7 +88,7 @@ struct ResolveSlots {
   Matrix<Slot const, E> slots;             // [N, K]
   Matrix<index_t, E> ids;                  // [N, K]
   Matrix<float, E> weights;                // [N, K], from slots
-  Matrix<index_t, E> returns_to;           // [N, K], or extent 0 with one rank
+  Matrix<index_t, E> returns_to;           // [N, K]
 
   /// The last rank whose tokens begin at or before n: ranks without tokens are passed over.
   KOKKOS_INLINE_FUNCTION index_t home_of(offset_t n) const {
@@ -111,8 +111,7 @@ struct ResolveSlots {
         ids(n, k) = here ? map(id) : no_expert;
       }
       if (slots.extent(0) != 0) weights(n, k) = slots(n, k).weight;
-      if (returns_to.extent(0) != 0)
-        returns_to(n, k) = here && home != owner.self ? home : no_expert;
+      returns_to(n, k) = here && home != owner.self ? home : no_expert;
     }
   }
 };

@@ -53,7 +53,7 @@ class Reader {
     if (found == object_.end() && !key.alias.empty()) found = object_.find(key.alias);
     bool const missing = found == object_.end();
     if (missing || found->is_null()) {
-      double const value = missing ? key.fallback : key.if_null;
+      double const value = missing ? key.fallback : key.if_null.value_or(key.fallback);
       if (std::isnan(value)) fail(key.name, "is required for this model type");
       return value;
     }

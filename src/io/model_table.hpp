@@ -24,7 +24,7 @@ struct Key {
   std::string_view name;
   double fallback = required;  ///< if neither key is there
   std::string_view alias = {};
-  double if_null = fallback;
+  std::optional<double> if_null = std::nullopt;  ///< or `fallback`
 };
 
 constexpr Key constant(double value) {

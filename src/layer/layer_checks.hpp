@@ -68,13 +68,13 @@ void check_weights(MoeConfig const& config, ExpertPlacement const& placement, in
         function, "router.weight", weights.router.weight,
         {Pair{"num_experts + num_zero_experts", columns}, Pair{"hidden_size", config.hidden_size}});
   }
-  for (auto const& [name, view] :
-       {std::pair{"router.bias", weights.router.bias},
-        std::pair{"router.correction_bias", weights.router.correction_bias}}) {
-    if (view.extent(0) == 0) continue;
-    expect_shape<std::decay_t<decltype(view)>, 1>(
-        function, name, view, {Pair{"num_experts + num_zero_experts", columns}});
-  }
+  auto const check_bias = [&](char const* name, Vector<float const, E> const& view) {
+    if (view.extent(0) == 0) return;
+    expect_shape<Vector<float const, E>, 1>(function, name, view,
+                                            {Pair{"num_experts + num_zero_experts", columns}});
+  };
+  check_bias("router.bias", weights.router.bias);
+  check_bias("router.correction_bias", weights.router.correction_bias);
   check_experts("experts", weights.experts, placement.num_local(rank), config.hidden_size,
                 config.intermediate_size);
   bool const has_shared = config.shared_intermediate_size > 0;

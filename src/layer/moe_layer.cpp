@@ -47,14 +47,6 @@ index_t choose_chunk(E const& exec, MoeConfig const& config, ExpertPlacement con
 }
 
 template <ExecutionSpace E>
-void add_counts(E const& exec, Vector<offset_t const, E> const& offsets,
-                Vector<offset_t, E> const& totals) {
-  Kokkos::parallel_for(
-      "kmoe::MoeLayer::count_rows", Kokkos::RangePolicy<E>(exec, 0, totals.extent(0)),
-      KOKKOS_LAMBDA(std::size_t e) { totals(e) += offsets(e + 1) - offsets(e); });
-}
-
-template <ExecutionSpace E>
 void add_histogram(E const& exec, Matrix<index_t const, E> const& ids,
                    Vector<offset_t, E> const& totals) {
   auto const slots = ids.extent(0) * ids.extent(1);
@@ -147,10 +139,15 @@ struct MoeLayer<E, T>::Impl {
     totals = {};
   }
 
-  /// Checks the arguments of forward on every rank at the cost of one all-reduce, and returns the
-  /// number of chunks: every rank takes part in each of them, with no tokens where it has run out.
+  /// Checks the arguments of forward, on several ranks at the cost of one all-reduce, and returns
+  /// the number of chunks: every rank takes part in each of them, with no tokens where it has run
+  /// out.
   template <class Check>
   index_t agree_on_chunks(std::size_t num_tokens, Check const& check) const {
+    if (comm.size() == 1) {
+      check();
+      return static_cast<index_t>((num_tokens + shape.chunk - 1) / shape.chunk);
+    }
     bool failed = false;
     try {
       check();
@@ -210,8 +207,8 @@ struct MoeLayer<E, T>::Impl {
       PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::dispatch", totals.dispatch_seconds,
                                 profiling);
       auto out = dispatcher->dispatch(exec, x, routing);
-      group_by_expert(exec, out.expert_ids, buffers.mask_map, buffers.permutation);
-      add_counts<E>(exec, buffers.permutation.expert_offsets, buffers.rows_per_expert);
+      group_by_expert(exec, out.expert_ids, buffers.mask_map, buffers.permutation,
+                      buffers.rows_per_expert);
       return out;
     }();
     {

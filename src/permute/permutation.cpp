@@ -9,12 +9,17 @@
 #include <kmoe/core/error.hpp>
 
 #include "instantiate.hpp"
+#include "permute/group_slots.hpp"
 
 namespace kmoe {
 namespace {
 
-/// How the slots are cut into blocks, each counted and placed by one thread. Block b has its own
-/// row of `stride` counts, so that threads share no cache line.
+/// Whether the kernels of group_slots.hpp exist for E.
+template <class E>
+inline constexpr bool has_warps = device::warp_size<E> > 1;
+
+/// How the slots are cut into blocks, each counted and placed by one thread (with warps: team).
+/// Block b has its own row of `stride` counts, so that threads share no cache line.
 struct Blocks {
   offset_t num_blocks;
   offset_t tokens_per_block;
@@ -30,7 +35,7 @@ Blocks make_blocks(offset_t num_tokens, offset_t slots_per_token, offset_t num_g
   constexpr bool host =
       Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename E::memory_space>::accessible;
   constexpr offset_t min_slots = host ? 4096 : 64;
-  constexpr offset_t max_blocks = host ? 128 : 1024;
+  constexpr offset_t max_blocks = host ? 128 : 512;
   offset_t const stride = (num_groups + 15) / 16 * 16;
   offset_t const wanted = num_tokens * slots_per_token / std::max(min_slots, stride);
   offset_t const blocks =
@@ -116,30 +121,70 @@ void expect_few_slots(std::string_view function, offset_t num_tokens, offset_t s
                  slots);
 }
 
-}  // namespace
-
-template <ExecutionSpace E>
-void Permutation<E>::bind(Workspace<E>& ws, index_t max_tokens, index_t num_slots_per_token,
-                          index_t num_groups) {
-  constexpr std::string_view function = "kmoe::Permutation::bind";
-  detail::expect(max_tokens >= 0, function, "max_tokens must be at least 0", max_tokens);
-  detail::expect(num_slots_per_token >= 0, function, "num_slots_per_token must be at least 0",
-                 num_slots_per_token);
-  detail::expect(num_groups >= 0, function, "num_groups must be at least 0", num_groups);
-  expect_few_slots(function, max_tokens, num_slots_per_token);
-  auto const t = static_cast<std::size_t>(max_tokens);
-  auto const k = static_cast<std::size_t>(num_slots_per_token);
-  auto const g = static_cast<std::size_t>(num_groups);
-  expert_offsets = ws.template vector<offset_t>(g + 1);
-  slot_of_row = ws.template vector<index_t>(t * k);
-  row_of_slot = ws.template matrix<index_t>(t, k);
-  scratch = ws.template vector<offset_t>(static_cast<std::size_t>(
-      make_blocks<E>(max_tokens, num_slots_per_token, num_groups).scratch_size()));
+/// The kernels of group_slots.hpp: true if the sizes suit them.
+template <class E>
+bool group_by_warps(E const& exec, Matrix<index_t const, E> const& ids, grouping::Slots slots,
+                    Permutation<E> const& out, Vector<offset_t, E> const& rows_per_expert) {
+  using grouping::team_threads, grouping::tile_slots;
+  auto const num_slots = static_cast<offset_t>(ids.size());
+  if (!ids.span_is_contiguous() || num_slots > grouping::max_slots ||
+      slots.num_groups > grouping::max_groups || slots.num_ids > grouping::max_ids) {
+    return false;
+  }
+  slots.ids = ids.data();
+  slots.num_slots = static_cast<index_t>(num_slots);
+  slots.slots_per_block = slots.num_slots;
+  auto* const counts = reinterpret_cast<grouping::Count*>(out.scratch.data());
+  index_t num_blocks = 1;
+  if (num_slots > tile_slots) {
+    // A block reads the counts of all: as many of them as slots of its own are worth it. Scratch
+    // holds 64-bit counts.
+    auto const groups = std::max<offset_t>(slots.num_groups, 1);
+    offset_t const most =
+        std::min<offset_t>(2 * static_cast<offset_t>(out.scratch.extent(0)) / groups,
+                           std::clamp<offset_t>(65536 / groups, 1, 512));
+    offset_t const blocks = std::clamp<offset_t>(num_slots / 2048, 1, std::max<offset_t>(most, 1));
+    auto const round_up = [](offset_t n, offset_t to) { return (n + to - 1) / to * to; };
+    offset_t per_block = round_up((num_slots + blocks - 1) / blocks, team_threads);
+    if (per_block > tile_slots) per_block = round_up(per_block, tile_slots);
+    slots.slots_per_block = static_cast<index_t>(per_block);
+    num_blocks = static_cast<index_t>((num_slots + per_block - 1) / per_block);
+    Kokkos::parallel_for(
+        "kmoe::make_permutation::count",
+        grouping::Policy<E>(exec, num_blocks, team_threads)
+            .set_scratch_size(
+                0, Kokkos::PerTeam(static_cast<int>(grouping::CountSlots<E>::scratch(slots)))),
+        grouping::CountSlots<E>{slots, counts});
+  }
+  bool const counted = num_slots > tile_slots;
+  Kokkos::parallel_for(
+      "kmoe::make_permutation::place",
+      grouping::Policy<E>(exec, num_blocks, team_threads)
+          .set_scratch_size(
+              0, Kokkos::PerTeam(static_cast<int>(grouping::PlaceSlots<E>::scratch(slots)))),
+      grouping::PlaceSlots<E>{slots, counted ? counts : nullptr, num_blocks,
+                              out.expert_offsets.data(),
+                              rows_per_expert.extent(0) > 0 ? rows_per_expert.data() : nullptr,
+                              out.slot_of_row.data(), out.row_of_slot.data()});
+  return true;
 }
 
-template <ExecutionSpace E>
-void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, Permutation<E> const& out) {
-  constexpr std::string_view function = "kmoe::make_permutation";
+/// rows_per_expert += sizes of the groups
+template <class E>
+struct AddRows {
+  Vector<offset_t const, E> expert_offsets;
+  Vector<offset_t, E> rows_per_expert;
+
+  KOKKOS_INLINE_FUNCTION void operator()(offset_t g) const {
+    rows_per_expert(g) += expert_offsets(g + 1) - expert_offsets(g);
+  }
+};
+
+constexpr std::string_view function = "kmoe::make_permutation";
+
+template <class E>
+void check(Matrix<index_t const, E> const& topk_ids, Permutation<E> const& out,
+           Vector<offset_t, E> const& rows_per_expert) {
   auto const num_tokens = static_cast<offset_t>(topk_ids.extent(0));
   auto const k = static_cast<offset_t>(topk_ids.extent(1));
   auto const groups = static_cast<offset_t>(out.expert_offsets.extent(0)) - 1;
@@ -157,7 +202,20 @@ void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, Permutation<
   detail::expect(blocks.scratch_size() <= static_cast<offset_t>(out.scratch.extent(0)), function,
                  "out.scratch.extent(0) must be at least " + std::to_string(blocks.scratch_size()),
                  static_cast<long long>(out.scratch.extent(0)));
+  if (rows_per_expert.extent(0) != 0) {
+    detail::expect_extent(function, "rows_per_expert.extent(0) must be 0 or equal G =", groups,
+                          static_cast<long long>(rows_per_expert.extent(0)),
+                          rows_per_expert.label());
+  }
+}
 
+/// Three kernels, where a thread is as good as a warp.
+template <class E>
+void group_by_threads(E const& exec, Matrix<index_t const, E> const& topk_ids,
+                      Permutation<E> const& out, Vector<offset_t, E> const& rows_per_expert) {
+  auto const groups = static_cast<offset_t>(out.expert_offsets.extent(0)) - 1;
+  Blocks const blocks = make_blocks<E>(static_cast<offset_t>(topk_ids.extent(0)),
+                                       static_cast<offset_t>(topk_ids.extent(1)), groups);
   using Range = Kokkos::RangePolicy<E, Kokkos::IndexType<offset_t>>;
   auto const num_groups = static_cast<std::uint32_t>(groups);
   Kokkos::parallel_for("kmoe::make_permutation::count", Range(exec, 0, blocks.num_blocks),
@@ -168,12 +226,69 @@ void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, Permutation<
   Kokkos::parallel_for(
       "kmoe::make_permutation::place", Range(exec, 0, blocks.num_blocks),
       PlaceSlots<E>{topk_ids, out.scratch, out.slot_of_row, out.row_of_slot, blocks, num_groups});
+  if (rows_per_expert.extent(0) > 0) {
+    Kokkos::parallel_for("kmoe::make_permutation::add_rows", Range(exec, 0, groups),
+                         AddRows<E>{out.expert_offsets, rows_per_expert});
+  }
 }
 
-#define KMOE_INSTANTIATE(SPACE)                                                         \
-  template void Permutation<SPACE>::bind(Workspace<SPACE>&, index_t, index_t, index_t); \
-  template void make_permutation(SPACE const&, Matrix<index_t const, SPACE>,            \
-                                 Permutation<SPACE> const&);
+}  // namespace
+
+template <ExecutionSpace E>
+void Permutation<E>::bind(Workspace<E>& ws, index_t max_tokens, index_t num_slots_per_token,
+                          index_t num_groups) {
+  constexpr std::string_view name = "kmoe::Permutation::bind";
+  detail::expect(max_tokens >= 0, name, "max_tokens must be at least 0", max_tokens);
+  detail::expect(num_slots_per_token >= 0, name, "num_slots_per_token must be at least 0",
+                 num_slots_per_token);
+  detail::expect(num_groups >= 0, name, "num_groups must be at least 0", num_groups);
+  expect_few_slots(name, max_tokens, num_slots_per_token);
+  auto const t = static_cast<std::size_t>(max_tokens);
+  auto const k = static_cast<std::size_t>(num_slots_per_token);
+  auto const g = static_cast<std::size_t>(num_groups);
+  expert_offsets = ws.template vector<offset_t>(g + 1);
+  slot_of_row = ws.template vector<index_t>(t * k);
+  row_of_slot = ws.template matrix<index_t>(t, k);
+  scratch = ws.template vector<offset_t>(static_cast<std::size_t>(
+      make_blocks<E>(max_tokens, num_slots_per_token, num_groups).scratch_size()));
+}
+
+template <ExecutionSpace E>
+void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, Permutation<E> const& out,
+                      Vector<offset_t, E> const& rows_per_expert) {
+  check<E>(topk_ids, out, rows_per_expert);
+  if constexpr (has_warps<E>) {
+    grouping::Slots slots{};
+    slots.num_groups = static_cast<index_t>(out.expert_offsets.extent(0)) - 1;
+    if (group_by_warps<E>(exec, topk_ids, slots, out, rows_per_expert)) return;
+  }
+  group_by_threads<E>(exec, topk_ids, out, rows_per_expert);
+}
+
+template <ExecutionSpace E>
+void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, ExpertMask<E> const& mask,
+                      Vector<index_t, E> const& map, Permutation<E> const& out,
+                      Vector<offset_t, E> const& rows_per_expert) {
+  check<E>(topk_ids, out, rows_per_expert);
+  if constexpr (has_warps<E>) {
+    grouping::Slots slots{};
+    slots.num_groups = static_cast<index_t>(out.expert_offsets.extent(0)) - 1;
+    slots.mask = mask.flags().data();
+    slots.num_ids = mask.num_experts();
+    if (group_by_warps<E>(exec, topk_ids, slots, out, rows_per_expert)) return;
+  }
+  auto const local = row_range(out.row_of_slot, 0, topk_ids.extent(0));
+  remap_ids<E>(exec, make_expert_map<E>(exec, mask, map), topk_ids, local);
+  group_by_threads<E>(exec, local, out, rows_per_expert);
+}
+
+#define KMOE_INSTANTIATE(SPACE)                                                              \
+  template void Permutation<SPACE>::bind(Workspace<SPACE>&, index_t, index_t, index_t);      \
+  template void make_permutation(SPACE const&, Matrix<index_t const, SPACE>,                 \
+                                 Permutation<SPACE> const&, Vector<offset_t, SPACE> const&); \
+  template void make_permutation(SPACE const&, Matrix<index_t const, SPACE>,                 \
+                                 ExpertMask<SPACE> const&, Vector<index_t, SPACE> const&,    \
+                                 Permutation<SPACE> const&, Vector<offset_t, SPACE> const&);
 KMOE_FOR_EACH_SPACE(KMOE_INSTANTIATE)
 
 }  // namespace kmoe

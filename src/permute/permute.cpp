@@ -7,83 +7,61 @@
 #include <kmoe/permute/permutation.hpp>
 
 #include "instantiate.hpp"
+#include "permute/row_tiles.hpp"
 
 namespace kmoe {
 namespace {
 
-/// Elements of a row that one work item handles: consecutive ones for the host's vector units, one
-/// on a device, where neighbouring threads make the consecutive accesses.
-template <class E>
-inline constexpr offset_t tile =
-    Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename E::memory_space>::accessible ? 256 : 1;
-
 template <class E>
 using Range = Kokkos::RangePolicy<E, Kokkos::IndexType<offset_t>>;
 
-/// Work item i of a matrix whose rows are cut into tiles.
-template <class E>
-struct Tiles {
-  offset_t width;
-  offset_t per_row;
-
-  explicit Tiles(offset_t num_cols)
-      : width(num_cols), per_row((num_cols + tile<E> - 1) / tile<E>) {}
-  KOKKOS_INLINE_FUNCTION offset_t row(offset_t i) const { return i / per_row; }
-  KOKKOS_INLINE_FUNCTION offset_t begin(offset_t i) const { return i % per_row * tile<E>; }
-  KOKKOS_INLINE_FUNCTION offset_t size(offset_t i) const {
-    return Kokkos::min(offset_t{tile<E>}, width - begin(i));  // a copy: min takes references
-  }
-};
-
-template <class E, class T>
+template <class E, class T, int Width>
 struct Permute {
-  Matrix<T const, E> x;
-  Vector<offset_t const, E> expert_offsets;
-  Vector<index_t const, E> slot_of_row;
-  Matrix<T, E> rows;
-  offset_t slots_per_token;
-  Tiles<E> tiles;
+  detail::Rows<T const> x;
+  offset_t const* num_rows;
+  index_t const* slot_of_row;
+  detail::Rows<T> rows;
+  index_t slots_per_token;
+  detail::Tiles<Width> tiles;
 
-  KOKKOS_INLINE_FUNCTION void operator()(offset_t i) const {
-    offset_t const row = tiles.row(i);
-    if (row >= expert_offsets(expert_offsets.extent(0) - 1)) return;
-    offset_t const token = slot_of_row(row) / slots_per_token;
-    T const* const from = &x(token, tiles.begin(i));
-    T* const to = &rows(row, tiles.begin(i));
-    offset_t const n = tiles.size(i);
-    for (offset_t j = 0; j < n; ++j) to[j] = from[j];
+  KOKKOS_INLINE_FUNCTION void operator()(offset_t item) const {
+    offset_t const row = tiles.row(item);
+    if (row >= *num_rows) return;
+    index_t const begin = tiles.begin(item, row);
+    offset_t const token = slot_of_row[row] / slots_per_token;
+    detail::copy_tile<E, Width>(x.at(token, begin), rows.at(row, begin), tiles.size(begin));
   }
 };
 
-template <class E, class T>
-struct Unpermute {
-  Matrix<T const, E> rows;
-  Matrix<index_t const, E> row_of_slot;
-  Matrix<float const, E> weights;
-  Matrix<T, E> y;
-  Tiles<E> tiles;
-  bool weighted;
+/// What a row is multiplied by.
+template <class A, bool weighted>
+struct Factor {
+  A weight;
+  KOKKOS_INLINE_FUNCTION A operator()(A value) const { return weighted ? weight * value : value; }
+};
 
-  KOKKOS_INLINE_FUNCTION void operator()(offset_t i) const {
+template <class E, class T, int Width, bool weighted>
+struct Unpermute {
+  detail::Rows<T const> rows;
+  index_t const* row_of_slot;
+  detail::Rows<float const> weights;
+  detail::Rows<T> y;
+  index_t slots_per_token;
+  detail::Tiles<Width> tiles;
+
+  KOKKOS_INLINE_FUNCTION void operator()(offset_t item) const {
     using A = accumulate_t<T>;
-    offset_t const token = tiles.row(i);
-    offset_t const begin = tiles.begin(i);
-    offset_t const n = tiles.size(i);
-    A sum[tile<E>];
-    for (offset_t j = 0; j < n; ++j) sum[j] = 0;
-    for (std::size_t k = 0; k < row_of_slot.extent(1); ++k) {
-      index_t const row = row_of_slot(token, k);
-      if (row < 0) continue;
-      T const* const from = &rows(row, begin);
-      if (weighted) {
-        A const w = weights(token, k);
-        for (offset_t j = 0; j < n; ++j) sum[j] += w * static_cast<A>(from[j]);
-      } else {
-        for (offset_t j = 0; j < n; ++j) sum[j] += static_cast<A>(from[j]);
-      }
-    }
-    T* const to = &y(token, begin);
-    for (offset_t j = 0; j < n; ++j) to[j] = static_cast<T>(sum[j]);
+    offset_t const token = tiles.row(item);
+    index_t const begin = tiles.begin(item, token);
+    index_t const* const own_rows = row_of_slot + token * slots_per_token;
+    auto const row_of = [&](index_t k) -> T const* {
+      return own_rows[k] < 0 ? nullptr : rows.at(own_rows[k], begin);
+    };
+    auto const term_of = [&](index_t k) {
+      return Factor<A, weighted>{weighted ? static_cast<A>(*weights.at(token, k)) : A(1)};
+    };
+    detail::add_tile<E, Width, T>(slots_per_token, row_of, term_of, nullptr, y.at(token, begin),
+                                  tiles.size(begin));
   }
 };
 
@@ -114,10 +92,18 @@ void permute(E const& exec, InMatrix<T, E> x, Permutation<E> const& permutation,
   auto const k = static_cast<offset_t>(permutation.row_of_slot.extent(1));
   auto const num_rows =
       std::min(static_cast<offset_t>(rows.extent(0)), static_cast<offset_t>(x.extent(0)) * k);
-  Tiles<E> const tiles(static_cast<offset_t>(x.extent(1)));
-  Kokkos::parallel_for(
-      "kmoe::permute", Range<E>(exec, 0, num_rows * tiles.per_row),
-      Permute<E, T>{x, permutation.expert_offsets, permutation.slot_of_row, rows, k, tiles});
+  auto const width = static_cast<index_t>(x.extent(1));
+  offset_t const* const counted =
+      permutation.expert_offsets.data() + permutation.expert_offsets.extent(0) - 1;
+  auto const from = detail::rows_of(x);
+  auto const to = detail::rows_of(rows);
+  auto const launch = [&]<int Width>(std::integral_constant<int, Width>) {
+    detail::Tiles<Width> const tiles(width);
+    Kokkos::parallel_for("kmoe::permute", Range<E>(exec, 0, num_rows * tiles.per_row),
+                         Permute<E, T, Width>{from, counted, permutation.slot_of_row.data(), to,
+                                              static_cast<index_t>(k), tiles});
+  };
+  detail::with_tile_width<E>(width, launch, from, to);
 }
 
 template <ExecutionSpace E, Element T>
@@ -137,10 +123,21 @@ void unpermute(E const& exec, InMatrix<T, E> rows, Permutation<E> const& permuta
                           static_cast<long long>(permutation.row_of_slot.extent(1)),
                           static_cast<long long>(weights.extent(1)), weights.label());
   }
-  Tiles<E> const tiles(static_cast<offset_t>(y.extent(1)));
-  auto const items = static_cast<offset_t>(y.extent(0)) * tiles.per_row;
-  Kokkos::parallel_for("kmoe::unpermute", Range<E>(exec, 0, items),
-                       Unpermute<E, T>{rows, permutation.row_of_slot, weights, y, tiles, weighted});
+  auto const width = static_cast<index_t>(y.extent(1));
+  auto const from = detail::rows_of(rows);
+  auto const to = detail::rows_of(y);
+  auto const run = [&]<int Width, bool with_weights>() {
+    detail::Tiles<Width> const tiles(width);
+    Kokkos::parallel_for("kmoe::unpermute",
+                         Range<E>(exec, 0, static_cast<offset_t>(y.extent(0)) * tiles.per_row),
+                         Unpermute<E, T, Width, with_weights>{
+                             from, permutation.row_of_slot.data(), detail::rows_of(weights), to,
+                             static_cast<index_t>(permutation.row_of_slot.extent(1)), tiles});
+  };
+  auto const launch = [&]<int Width>(std::integral_constant<int, Width>) {
+    weighted ? run.template operator()<Width, true>() : run.template operator()<Width, false>();
+  };
+  detail::with_tile_width<E>(width, launch, from, to);
 }
 
 #define KMOE_INSTANTIATE(SPACE, T)                                                         \

@@ -3,11 +3,12 @@
 #pragma once
 
 /// \file
-/// Portable kernels for the router logits. Both add in the order that router_logits() documents.
+/// Portable kernels for the router logits. All add in the order that router_logits() documents.
 
 #include <kmoe/routing/router.hpp>
 
 #include "device/isa.hpp"
+#include "device/warp.hpp"
 
 namespace kmoe::routing {
 
@@ -15,7 +16,101 @@ namespace kmoe::routing {
 /// sum, and a tile of this depth stays in the L2 cache.
 inline constexpr index_t slice = 256;
 
-/// One thread per logit: for devices.
+/// Eight tokens per team, a column per lane, a slice per warp: for devices with warps. The sums of
+/// the slices meet in scratch memory, where they are added in their order. `Width` consecutive h
+/// are loaded at once.
+template <ExecutionSpace E, Element T, int Width>
+struct LogitTeams {
+  using A = accumulate_t<T>;
+  static constexpr int threads = 256;
+  static constexpr int lanes = device::warp_size<E>;
+  static constexpr int num_warps = threads / lanes;
+  static constexpr int tokens = 8;
+  using Policy = Kokkos::TeamPolicy<E, Kokkos::LaunchBounds<threads>>;
+  struct alignas(Width * sizeof(T)) Pack {
+    T at[Width];
+  };
+
+  // Pointers: Kokkos sends large functors to the device through memory that it has to wait for.
+  T const* x;
+  T const* weight;
+  float const* bias;  // or null
+  float* logits;
+  offset_t x_stride, weight_stride, logits_stride;
+  index_t num_tokens, num_columns, hidden, column_tiles;
+
+  static bool suits(Matrix<T const, E> const& x, Matrix<T const, E> const& weight) {
+    auto const aligned = [](auto const& m) {
+      return reinterpret_cast<std::uintptr_t>(m.data()) % sizeof(Pack) == 0 &&
+             m.stride(0) % Width == 0;
+    };
+    return x.extent(1) % Width == 0 && aligned(x) && aligned(weight);
+  }
+  static void launch(E const& exec, Matrix<T const, E> const& x, RouterWeights<E, T> const& weights,
+                     Matrix<float, E> const& logits) {
+    auto const token_tiles = (static_cast<index_t>(x.extent(0)) + tokens - 1) / tokens;
+    auto const column_tiles = (static_cast<index_t>(logits.extent(1)) + lanes - 1) / lanes;
+    auto const stride = [](auto const& view) { return static_cast<offset_t>(view.stride(0)); };
+    Kokkos::parallel_for(
+        "kmoe::router_logits",
+        Policy(exec, token_tiles * column_tiles, threads)
+            .set_scratch_size(0, Kokkos::PerTeam(static_cast<int>(threads * tokens * sizeof(A)))),
+        LogitTeams{x.data(), weights.weight.data(),
+                   weights.bias.extent(0) > 0 ? weights.bias.data() : nullptr, logits.data(),
+                   stride(x), stride(weights.weight), stride(logits),
+                   static_cast<index_t>(x.extent(0)), static_cast<index_t>(logits.extent(1)),
+                   static_cast<index_t>(x.extent(1)), column_tiles});
+  }
+
+  KOKKOS_FUNCTION void operator()(typename Policy::member_type const& team) const {
+    auto* const sums = static_cast<A*>(
+        team.team_scratch(0).get_shmem(static_cast<std::size_t>(threads * tokens) * sizeof(A)));
+    int const lane = team.team_rank() % lanes;
+    int const warp = team.team_rank() / lanes;
+    index_t const token = team.league_rank() / column_tiles * tokens;
+    index_t const column = team.league_rank() % column_tiles * lanes + lane;
+    T const* const w = weight + (column < num_columns ? column : 0) * weight_stride;
+    T const* rows[tokens];
+    KMOE_UNROLL
+    for (int t = 0; t < tokens; ++t) {
+      rows[t] = x + (token + t < num_tokens ? token + t : 0) * x_stride;
+    }
+
+    A total[tokens / num_warps] = {};
+    for (index_t round = 0; round < hidden; round += num_warps * slice) {
+      index_t const begin = round + warp * slice;
+      index_t const end = hidden - begin < slice ? hidden : begin + slice;
+      A sum[tokens] = {};
+      for (index_t h = begin; h < end; h += Width) {
+        Pack const b = *reinterpret_cast<Pack const*>(w + h);
+        KMOE_UNROLL
+        for (int t = 0; t < tokens; ++t) {
+          Pack const a = *reinterpret_cast<Pack const*>(rows[t] + h);
+          for (int i = 0; i < Width; ++i) {
+            sum[t] += static_cast<A>(a.at[i]) * static_cast<A>(b.at[i]);
+          }
+        }
+      }
+      for (int t = 0; t < tokens; ++t) sums[(warp * tokens + t) * lanes + lane] = sum[t];
+      team.team_barrier();
+      for (int i = 0; i < tokens / num_warps; ++i) {
+        int const t = i * num_warps + warp;
+        for (int other = 0; other < num_warps && round + other * slice < hidden; ++other) {
+          total[i] += sums[(other * tokens + t) * lanes + lane];
+        }
+      }
+      team.team_barrier();
+    }
+    for (int i = 0; i < tokens / num_warps; ++i) {
+      index_t const t = token + i * num_warps + warp;
+      if (t >= num_tokens || column >= num_columns) continue;
+      if (bias != nullptr) total[i] += static_cast<A>(bias[column]);
+      logits[t * logits_stride + column] = static_cast<float>(total[i]);
+    }
+  }
+};
+
+/// One thread per logit: for devices without warps.
 template <ExecutionSpace E, Element T>
 struct LogitPerThread {
   Matrix<T const, E> x;

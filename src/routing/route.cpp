@@ -7,6 +7,7 @@
 
 #include "instantiate.hpp"
 #include "routing/route_row.hpp"
+#include "routing/route_warp.hpp"
 
 namespace kmoe {
 namespace {
@@ -57,6 +58,44 @@ void launch(E const& exec, Matrix<float const, E> const& logits,
                        Kokkos::RangePolicy<E, Kokkos::IndexType<index_t>>(
                            exec, 0, static_cast<index_t>(logits.extent(0))),
                        Route<E, scoring>{logits, correction_bias, out, counters, options, valid});
+}
+
+/// Several lanes per token, where there are warps and the sizes suit: true if launched.
+template <int Lanes, int Items, ExecutionSpace E>
+bool launch_warps(E const& exec, Matrix<float const, E> const& logits,
+                  Vector<float const, E> const& correction_bias, Routing<E> const& out,
+                  RouterCounters<E> const& counters, RouterOptions const& options, index_t valid) {
+  using Kernel = routing::RouteByWarps<E, Lanes, Items>;
+  auto const stride = [](auto const& view) { return static_cast<offset_t>(view.stride(0)); };
+  auto const num_tokens = static_cast<index_t>(logits.extent(0));
+  auto const num_columns = static_cast<index_t>(logits.extent(1));
+  auto const num_slots = static_cast<index_t>(out.topk_ids.extent(1));
+  if (!Kernel::suits(options, num_columns, num_slots - options.num_fused_shared_experts)) {
+    return false;
+  }
+  constexpr offset_t warp = device::warp_size<E>;
+  offset_t const items = (offset_t{num_tokens} * Lanes + warp - 1) / warp * warp;
+  Kokkos::parallel_for(
+      "kmoe::route",
+      Kokkos::RangePolicy<E, Kokkos::IndexType<offset_t>, Kokkos::LaunchBounds<256>>(exec, 0,
+                                                                                     items),
+      Kernel{logits.data(), correction_bias.extent(0) > 0 ? correction_bias.data() : nullptr,
+             out.topk_ids.data(), out.topk_weights.data(),
+             counters.extent(0) > 0 ? counters.data() : nullptr, stride(logits),
+             stride(out.topk_ids), stride(out.topk_weights), options, num_tokens, valid,
+             num_columns, num_slots});
+  return true;
+}
+
+template <ExecutionSpace E>
+bool route_by_warps([[maybe_unused]] E const& exec, [[maybe_unused]] auto const&... arguments) {
+  if constexpr (device::warp_size < E >> 1) {
+    return launch_warps<4, 4>(exec, arguments...) || launch_warps<8, 4>(exec, arguments...) ||
+           launch_warps<16, 4>(exec, arguments...) || launch_warps<32, 4>(exec, arguments...) ||
+           launch_warps<32, 8>(exec, arguments...) || launch_warps<32, 16>(exec, arguments...) ||
+           launch_warps<32, 32>(exec, arguments...);
+  }
+  return false;
 }
 
 void check_options(RouterOptions const& options, index_t num_columns, index_t top_k,
@@ -134,6 +173,7 @@ void route(E const& exec, InMatrix<float, E> logits, RouterOptions const& option
       static_cast<index_t>(out.topk_ids.extent(1)) - options.num_fused_shared_experts;
   check_options(options, static_cast<index_t>(logits.extent(1)), top_k, correction_bias.extent(0),
                 correction_bias.label());
+  if (route_by_warps<E>(exec, logits, correction_bias, out, counters, options, valid)) return;
   auto const run = [&]<Scoring scoring>() {
     launch<scoring, E>(exec, logits, correction_bias, out, counters, options, valid);
   };

@@ -150,6 +150,10 @@ void router_logits(E const& exec, InMatrix<T, E> x, RouterWeights<E, T> const& w
     Kokkos::parallel_for("kmoe::router_logits",
                          Kokkos::RangePolicy<E, Kokkos::IndexType<index_t>>(exec, 0, num_workers),
                          Tiles{x, weights, logits, scratch.buffer, num_workers});
+  } else if constexpr (device::warp_size<E> > 1) {
+    using Wide = routing::LogitTeams<E, T, 16 / sizeof(T)>;
+    if (Wide::suits(x, weight)) return Wide::launch(exec, x, weights, logits);
+    routing::LogitTeams<E, T, 1>::launch(exec, x, weights, logits);
   } else {
     Kokkos::parallel_for("kmoe::router_logits",
                          Kokkos::RangePolicy<E, Kokkos::IndexType<offset_t>>(

@@ -23,6 +23,25 @@ std::size_t peak_resident_bytes() {
   return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
 }
 
+/// Numbers `first` .. of a stream, the same on any number of ranks.
+void fill(Space const& exec, kmoe::Matrix<Element, Space> const& x, std::uint64_t first) {
+  Kokkos::parallel_for(
+      "test::fill", Kokkos::RangePolicy<Space>(exec, 0, x.size()),
+      KOKKOS_LAMBDA(std::size_t i) { x.data()[i] = Element(kmoe::test::uniform(5, first + i)); });
+}
+
+std::size_t count_different(Space const& exec, kmoe::Matrix<Element, Space> const& a,
+                            kmoe::Matrix<Element, Space> const& b) {
+  std::size_t different = 0;
+  Kokkos::parallel_reduce(
+      "test::compare", Kokkos::RangePolicy<Space>(exec, 0, a.size()),
+      KOKKOS_LAMBDA(std::size_t i, std::size_t & count) {
+        count += a.data()[i].bits != b.data()[i].bits ? 1 : 0;
+      },
+      different);
+  return different;
+}
+
 TEST(MillionTokens, run_in_the_memory_that_was_told) {
   kmoe::Communicator const comm(MPI_COMM_WORLD);
   Space const exec;
@@ -48,9 +67,7 @@ TEST(MillionTokens, run_in_the_memory_that_was_told) {
 
   kmoe::Matrix<Element, Space> const x("x", tokens, hidden), y("y", tokens, hidden);
   std::uint64_t const first = std::uint64_t(comm.rank()) * std::uint64_t(tokens) * hidden;
-  Kokkos::parallel_for(
-      "test::fill", Kokkos::RangePolicy<Space>(exec, 0, x.size()),
-      KOKKOS_LAMBDA(std::size_t i) { x.data()[i] = Element(kmoe::test::uniform(5, first + i)); });
+  fill(exec, x, first);
   Kokkos::deep_copy(exec, y, Element(std::nan("")));
   exec.fence();
 
@@ -72,15 +89,8 @@ TEST(MillionTokens, run_in_the_memory_that_was_told) {
     kmoe::Matrix<Element, Space> const again("again", sample, hidden);
     alone.forward(exec, row_range(x, begin, begin + sample), again);
     exec.fence();
-    auto const part = row_range(y, begin, begin + sample);
-    std::size_t different = 0;
-    Kokkos::parallel_reduce(
-        "test::compare", Kokkos::RangePolicy<Space>(exec, 0, part.size()),
-        KOKKOS_LAMBDA(std::size_t i, std::size_t & count) {
-          count += part.data()[i].bits != again.data()[i].bits ? 1 : 0;
-        },
-        different);
-    EXPECT_EQ(different, 0U) << "tokens from " << begin;
+    EXPECT_EQ(count_different(exec, row_range(y, begin, begin + sample), again), 0U)
+        << "tokens from " << begin;
   }
 }
 

@@ -28,8 +28,12 @@ class LaunchRecorder {
     set_begin_parallel_for_callback(&record);
     set_begin_parallel_reduce_callback(&record);
     set_begin_parallel_scan_callback(&record);
-    set_allocate_data_callback([](Kokkos::Tools::SpaceHandle, char const*, void const*,
-                                  std::uint64_t) { ++allocations(); });
+    set_allocate_data_callback(
+        [](Kokkos::Tools::SpaceHandle space, char const* label, void const*, std::uint64_t bytes) {
+          if (bytes == 0) return;  // Kokkos tells of the scratch that a team does not ask for
+          ++allocations();
+          last_allocation() = std::string(label) + " in " + space.name;
+        });
   }
   ~LaunchRecorder() {
     using namespace Kokkos::Tools::Experimental;
@@ -48,6 +52,10 @@ class LaunchRecorder {
   static int& allocations() {
     static int count = 0;
     return count;
+  }
+  static std::string& last_allocation() {
+    static std::string label;
+    return label;
   }
 
  private:

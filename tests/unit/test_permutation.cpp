@@ -45,6 +45,37 @@ class Grouping : public ::testing::Test {
  protected:
   using Ids = Matrix<index_t, E>;
 
+  /// Global ids with a mask, against the reference on the local slots that it implies.
+  static void check_masked(Ids const& ids, std::vector<index_t> const& flags) {
+    std::vector<index_t> local(flags.size());
+    index_t groups = 0;
+    for (std::size_t e = 0; e < flags.size(); ++e) local[e] = flags[e] != 0 ? groups++ : no_expert;
+    auto const tokens = static_cast<index_t>(ids.extent(0));
+    auto const k = static_cast<index_t>(ids.extent(1));
+    Bound<E> bound(tokens, k, groups);
+    Vector<index_t, E> const mask("mask", flags.size()), map("map", flags.size());
+    test::set_entries(mask, [&](index_t& flag, std::size_t e) { flag = flags[e]; });
+    Vector<offset_t, E> const rows("rows", static_cast<std::size_t>(groups));
+    Kokkos::deep_copy(rows, 5);
+    E const exec;
+    make_permutation<E>(exec, ids, ExpertMask<E>(mask, groups), map, bound.p, rows);
+    exec.fence();
+    auto slots = host_vector(ids);
+    for (index_t& id : slots) {
+      id = static_cast<std::size_t>(id) < local.size() ? local[static_cast<std::size_t>(id)] : -1;
+    }
+    auto const expected = reference::group_slots(slots, groups);
+    ASSERT_EQ(host_vector(bound.p.expert_offsets), expected.expert_offsets);
+    auto slot_of_row = host_vector(bound.p.slot_of_row);
+    slot_of_row.resize(expected.slot_of_row.size());
+    ASSERT_EQ(slot_of_row, expected.slot_of_row);
+    ASSERT_EQ(host_vector(bound.p.row_of_slot), expected.row_of_slot);
+    auto const counted = host_vector(rows);
+    for (std::size_t g = 0; g < counted.size(); ++g) {
+      ASSERT_EQ(counted[g], 5 + expected.expert_offsets[g + 1] - expected.expert_offsets[g]);
+    }
+  }
+
   /// Groups `ids` in arrays bound for `spare` more tokens, and compares with the reference.
   static void check(Ids const& ids, index_t groups, index_t spare = 0) {
     auto const tokens = static_cast<index_t>(ids.extent(0));
@@ -118,6 +149,21 @@ TYPED_TEST(Grouping, ManyBlocks) {
   Ids const wide("wide", 5, 40000);  // more slots per token than a block holds
   test::fill_ids(wide, 9, 0, 11);
   TestFixture::check(wide, 11);
+}
+
+TYPED_TEST(Grouping, MaskedIdsAndCountedRows) {
+  using Ids = typename TestFixture::Ids;
+  std::uint64_t seed = 500;
+  for (index_t const tokens : {0, 1, 64, 700, 9000}) {
+    for (index_t const experts : {1, 8, 60, 700, 1500, 3000}) {
+      Ids const ids("ids", static_cast<std::size_t>(tokens), 6);
+      test::fill_ids(ids, ++seed, -2, experts + 2);
+      std::vector<index_t> flags(static_cast<std::size_t>(experts));
+      for (std::size_t e = 0; e < flags.size(); ++e) flags[e] = test::random_bits(seed, e) % 3 == 0;
+      TestFixture::check_masked(ids, flags);
+      TestFixture::check_masked(ids, std::vector<index_t>(flags.size(), 1));
+    }
+  }
 }
 
 TYPED_TEST(Grouping, RefusesWhatItIsNotBoundFor) {

@@ -23,7 +23,7 @@ class ExpertMap {
       : local_slot_(local_slot), num_local_(num_local) {}
 
   [[nodiscard]] index_t num_experts() const { return static_cast<index_t>(local_slot_.extent(0)); }
-  [[nodiscard]] index_t num_local_experts() const { return num_local_; }
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION index_t num_local_experts() const { return num_local_; }
   [[nodiscard]] Vector<index_t const, E> local_slots() const { return local_slot_; }
 
   /// Local slot of `id`, or -1 for an id outside 0..E-1 (a padded row's -1 included: it never

@@ -27,7 +27,8 @@
 
 namespace kmoe {
 
-/// Ids of a payload for experts that take local slots: 0..num_local_experts-1, -1 = not here.
+/// Ids of a payload for experts that take local slots: 0..num_local_experts-1; all others (of
+/// several ranks -1) are not here.
 template <ExecutionSpace E>
 struct LocalExpertIds {
   Matrix<index_t const, E> ids;  ///< [N, K]
@@ -35,8 +36,8 @@ struct LocalExpertIds {
 };
 
 /// Ids of a payload for experts that take global ids and a mask (the AITER contract): a slot is
-/// computed here if its id is valid and its flag is 1. Padding, ids without weights and slots that
-/// another rank computes in spite of the mask (fused shared experts) are -1.
+/// computed here if its id is valid and its flag is 1. Slots that another rank computes in spite of
+/// the mask (fused shared experts) are -1.
 template <ExecutionSpace E>
 struct MaskedExpertIds {
   Matrix<index_t const, E> ids;  ///< [N, K]
@@ -108,11 +109,11 @@ struct DispatchShape {
 };
 
 /// Groups the slots of a payload by local expert, whichever id space it is in; `out` is bound for
-/// num_local_experts groups. `mask_map` is scratch [E + S] for masked payloads.
-/// Asynchronous; does not allocate.
+/// num_local_experts groups. `mask_map` is scratch [E + S] for masked payloads; `rows_per_expert`
+/// is as in make_permutation(). Asynchronous; does not allocate.
 template <ExecutionSpace E>
 void group_by_expert(E const& exec, ExpertIds<E> const& ids, Vector<index_t, E> const& mask_map,
-                     Permutation<E> const& out);
+                     Permutation<E> const& out, Vector<offset_t, E> const& rows_per_expert = {});
 
 /// Base of all dispatchers. The public functions check, keep the order of calls and run the hooks
 /// around the protected ones, which a dispatcher implements.

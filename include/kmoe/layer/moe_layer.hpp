@@ -61,7 +61,9 @@ class MoeLayer {
 
   /// y = MoE(x): x [T, H], y [T, H] (no_combine: [T * K, H]). T may differ between ranks and be 0
   /// (token_layout data_parallel) or must be the same on all (replicated). y may not alias x.
-  /// Collective. Allocates nothing.
+  /// Collective. Allocates nothing. On one rank asynchronous (with profiling off), so that on a GPU
+  /// a stream capture can record it into a graph, after a first call outside of the capture: a
+  /// replay reads and writes the same x and y and adds to the report's counters on the device.
   /// \throws InvalidArgument on every rank if any rank's arguments are wrong
   void forward(E const& exec, InMatrix<T, E> x, Matrix<T, E> const& y);
 

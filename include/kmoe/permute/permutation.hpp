@@ -5,6 +5,7 @@
 /// \file
 /// Stable grouping of slots by expert, and moving rows in and out of that order.
 
+#include <kmoe/core/expert_map.hpp>
 #include <kmoe/core/types.hpp>
 #include <kmoe/core/workspace.hpp>
 
@@ -23,7 +24,7 @@ struct Permutation {
   /// Takes the four arrays from `ws` for up to max_tokens tokens of K slots and G experts.
   ///
   /// Bytes: about 8 T K + 8 (G + 1) + scratch, where scratch is at most 8 max(T K, G + 15) and at
-  /// most 1024 (on the host 128) histograms of G + 15 counts. Any of the sizes may be 0.
+  /// most 512 (on the host 128) histograms of G + 15 counts. Any of the sizes may be 0.
   /// \throws InvalidArgument for a negative size, and unless max_tokens * K < 2^31
   void bind(Workspace<E>& ws, index_t max_tokens, index_t num_slots_per_token, index_t num_groups);
 };
@@ -33,14 +34,26 @@ struct Permutation {
 ///
 /// Ids outside 0..G-1 (a padded row's -1 among them) get row -1; an id may occur more than once in
 /// a token. The result is a function of the ids alone: not of the number of threads.
-/// Asynchronous; does not allocate. Cost: reads the ids twice, writes 8 bytes per slot.
+/// Asynchronous; does not allocate. Cost: reads the ids twice, writes 8 bytes per slot; on a GPU
+/// one kernel for T * K <= 4096 and two above (G <= 1024).
 /// \param topk_ids [T, K]; T may be smaller than what `out` was bound for: the arrays are used
 ///        from their beginning, row_of_slot as its first T rows. In place is allowed: topk_ids
 ///        may be those rows of out.row_of_slot.
+/// \param rows_per_expert [G] that the number of rows of each id is added to; extent 0 = none
 /// \throws InvalidArgument if `out` was bound for fewer tokens, another K, or T * K >= 2^31
 /// Tested against a stable sort of the slots. (Counting sort: Knuth, TAOCP 3, 5.2.)
 template <ExecutionSpace E>
-void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, Permutation<E> const& out);
+void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, Permutation<E> const& out,
+                      Vector<offset_t, E> const& rows_per_expert = {});
+
+/// The same for global ids and a mask: groups are the local slots that the mask implies, ids with
+/// flag 0 or outside the mask get row -1.
+/// \param mask of ids; out is bound for mask.num_local_experts() groups
+/// \param map scratch [ids of the mask] for where it does not fit on chip; may be the mask's own
+template <ExecutionSpace E>
+void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, ExpertMask<E> const& mask,
+                      Vector<index_t, E> const& map, Permutation<E> const& out,
+                      Vector<offset_t, E> const& rows_per_expert = {});
 
 /// rows[r, :] = x[slot_of_row[r] / K, :] for r < M; other rows are left alone.
 ///
