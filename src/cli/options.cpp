@@ -6,6 +6,7 @@
 #include <charconv>
 #include <initializer_list>
 #include <iterator>
+#include <limits>
 #include <numeric>
 #include <string_view>
 
@@ -37,10 +38,13 @@ void add_enum(CLI::App& app, std::string const& name, Enum& value,
       ->type_name(type);
 }
 
-void add_layer_options(CLI::App& app, LayerOptions& options, std::string const& split_default) {
+void add_model(CLI::App& app, LayerOptions& options) {
   app.add_option("--model", options.model, "Checkpoint: a folder with config.json, safetensors")
       ->required()
       ->type_name("DIR");
+}
+
+void add_layer_options(CLI::App& app, LayerOptions& options, std::string const& split_default) {
   add_enum(app, "--dtype", options.dtype,
            {DataType::f32, DataType::f64, DataType::bf16, DataType::f16},
            "Element type of weights, tokens and results");
@@ -63,6 +67,56 @@ void add_layer_options(CLI::App& app, LayerOptions& options, std::string const& 
       ->transform(CLI::AsSizeValue(false).description(""))
       ->default_str("1GiB")
       ->type_name("SIZE");
+}
+
+/// Sizes not given are the preset's; without one all four must be given.
+void add_bench_options(CLI::App& app, Options& options) {
+  auto& bench = options.bench;
+  std::vector<std::string> names;
+  for (auto const& preset : presets) names.emplace_back(preset.name);
+  auto const list = CLI::detail::join(names, ", ");
+  app.add_option("--preset", bench.preset, "Sizes of a known layer: " + list)
+      ->check(CLI::IsMember(names).description(""))
+      ->type_name("NAME");
+  auto const size = [&app](char const* name, auto& value, char const* help) {
+    auto const most = std::numeric_limits<index_t>::max();
+    return app.add_option(name, value, help)->check(CLI::Range(1, most).description(""));
+  };
+  size("--hidden-size", bench.size.hidden_size, "H, instead of the preset's")->type_name("H");
+  size("--intermediate-size", bench.size.intermediate_size, "I of an expert")->type_name("I");
+  size("--num-experts", bench.size.num_experts, "E")->type_name("E");
+  size("--top-k", bench.size.top_k, "K, experts of a token")->type_name("K");
+  size("--tokens", bench.tokens, "Tokens of all ranks together")
+      ->capture_default_str()
+      ->type_name("T");
+  size("--repetitions", bench.repetitions, "Timed runs of the layer, and again of its phases")
+      ->capture_default_str()
+      ->type_name("N");
+  app.add_option("--warmup", bench.warmup, "Runs before them")
+      ->check(CLI::Range(0, 1000000).description(""))
+      ->capture_default_str()
+      ->type_name("N");
+  add_layer_options(app, options.layer_options, "Default: even");
+  app.add_option("--report", options.report, "Write the measurements as JSON")->type_name("FILE");
+  app.add_flag("--quiet", options.quiet, "Print nothing");
+}
+
+void complete_sizes(BenchOptions& bench) {
+  auto const* const preset = find_preset(bench.preset);
+  auto const choose = [&](index_t& value, index_t Preset::*member, char const* option) {
+    if (value > 0) return;
+    if (preset == nullptr) throw InvalidArgument(std::string(option) + " or --preset is required");
+    value = preset->*member;
+  };
+  choose(bench.size.hidden_size, &Preset::hidden_size, "--hidden-size");
+  choose(bench.size.intermediate_size, &Preset::intermediate_size, "--intermediate-size");
+  choose(bench.size.num_experts, &Preset::num_experts, "--num-experts");
+  choose(bench.size.top_k, &Preset::top_k, "--top-k");
+  if (bench.tokens > std::numeric_limits<index_t>::max() / bench.size.top_k) {
+    throw InvalidArgument("--tokens times --top-k must be below 2^31, found " +
+                          std::to_string(bench.tokens) + " and " +
+                          std::to_string(bench.size.top_k));
+  }
 }
 
 std::string version_text() {
@@ -94,14 +148,14 @@ std::vector<long long> parse_list(std::string const& option, std::string const& 
 
 Options parse_options(int argc, char const* const* argv) {
   Options options;
-  CLI::App app("Runs the Mixture-of-Experts layers of a checkpoint on the ranks of an MPI job.",
-               "kmoe");
+  CLI::App app("Runs and measures Mixture-of-Experts layers on the ranks of an MPI job.", "kmoe");
   app.footer(exit_codes);
   app.require_subcommand(1);
   app.set_version_flag(
       "--version", [] { return version_text(); }, "Versions of kmoe, Kokkos, MPI");
 
   auto& verify = *app.add_subcommand("verify", "Compare MoE blocks with recorded results");
+  add_model(verify, options.layer_options);
   add_layer_options(verify, options.layer_options,
                     "Default: replicated with standard, even with all_to_all");
   verify
@@ -112,6 +166,7 @@ Options parse_options(int argc, char const* const* argv) {
   verify.add_option("--layer", options.layer, "Only this layer")->type_name("N");
 
   auto& run = *app.add_subcommand("run", "Run one MoE layer on the tokens of a file");
+  add_model(run, options.layer_options);
   add_layer_options(run, options.layer_options, "Default: even");
   run.add_option("--layer", options.layer, "Layer of the model")->required()->type_name("N");
   run.add_option("--input", options.input, "Tokens [T, H]: .npy or .safetensors")
@@ -133,6 +188,9 @@ Options parse_options(int argc, char const* const* argv) {
       ->capture_default_str()
       ->type_name("auto|always|never");
 
+  auto& bench = *app.add_subcommand("bench", "Measure a layer of random weights");
+  add_bench_options(bench, options);
+
   auto& info = *app.add_subcommand("info", "Show versions, devices, MPI and environment variables");
   info.add_flag("--json", options.json, "As JSON");
 
@@ -150,7 +208,11 @@ Options parse_options(int argc, char const* const* argv) {
   } catch (CLI::ParseError const& error) {
     throw InvalidArgument(std::string(error.what()) + "; see kmoe --help");
   }
-  options.command = verify.parsed() ? Command::verify : run.parsed() ? Command::run : Command::info;
+  options.command = verify.parsed()  ? Command::verify
+                    : run.parsed()   ? Command::run
+                    : bench.parsed() ? Command::bench
+                                     : Command::info;
+  if (bench.parsed()) complete_sizes(options.bench);
   return options;
 }
 
@@ -178,6 +240,15 @@ std::string to_string(Options const& options) {
   add("--plot", options.plot);
   add("--quiet", options.quiet ? "true" : "false");
   add("--color", options.color);
+  auto const& bench = options.bench;
+  add("--preset", bench.preset);
+  add("--hidden-size", std::to_string(bench.size.hidden_size));
+  add("--intermediate-size", std::to_string(bench.size.intermediate_size));
+  add("--num-experts", std::to_string(bench.size.num_experts));
+  add("--top-k", std::to_string(bench.size.top_k));
+  add("--tokens", std::to_string(bench.tokens));
+  add("--warmup", std::to_string(bench.warmup));
+  add("--repetitions", std::to_string(bench.repetitions));
   add("--json", options.json ? "true" : "false");
   return text;
 }

@@ -3,7 +3,7 @@
 #pragma once
 
 /// \file
-/// The command line: what `kmoe verify`, `kmoe run` and `kmoe info` can be told.
+/// The command line: what each command of `kmoe` can be told.
 
 #include <cstddef>
 #include <optional>
@@ -13,19 +13,30 @@
 #include <kmoe/core/expert_placement.hpp>
 #include <kmoe/core/options.hpp>
 
+#include "cli/presets.hpp"
+
 namespace kmoe::cli {
 
-enum class Command { verify, run, info, print };
+enum class Command { verify, run, bench, info, print };
 
-/// How a layer is run; the same for `verify` and `run`.
+/// How a layer is run; the same for `verify`, `run` and `bench`.
 struct LayerOptions {
-  std::string model;  ///< directory of a checkpoint
+  std::string model;  ///< directory of a checkpoint; not for `bench`
   DataType dtype = DataType::f32;
   DispatcherKind dispatcher = DispatcherKind::standard;
   IdSpace experts = IdSpace::local;
   std::string split;  ///< "even", "replicated", "10,0,43"; empty = the command's default
   std::string placement = "contiguous";  ///< or "round_robin" or "0,1,0,..."
   std::size_t workspace_limit = MoeConfig().workspace_limit_bytes;
+};
+
+/// The layer that `bench` measures.
+struct BenchOptions {
+  std::string preset = "custom";
+  Preset size{};           ///< the preset's sizes, each replaced where an option names it
+  offset_t tokens = 4096;  ///< of all ranks together
+  index_t warmup = 3;
+  index_t repetitions = 20;
 };
 
 struct Options {
@@ -40,10 +51,12 @@ struct Options {
   std::string input;  ///< run
   std::string output;
   std::string tensor;
-  std::string report;
+  std::string report;  ///< bench too
   std::string plot;
-  bool quiet = false;
+  bool quiet = false;  ///< bench too
   std::string color = "auto";
+
+  BenchOptions bench;
 
   bool json = false;  ///< info
 };
