@@ -6,6 +6,7 @@
 #   native   the machine's own compiler, CMake, Kokkos and MPI
 #   openmp   Debian 13 root file system, Kokkos 5 with OpenMP
 #   serial   Debian 13 root file system, Kokkos 4.5 Serial and Kokkos Kernels
+#   hip      Debian 13 root file system, hipcc 5.7 and the headers of Kokkos 4.5: objects only
 # The roots live outside the clone, one folder per package list, and are made when first needed.
 
 kmoe_source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -19,6 +20,10 @@ kmoe_packages_common=(
 )
 kmoe_packages_openmp=(libkokkos-dev)
 kmoe_packages_serial=(libtrilinos-kokkos-dev libtrilinos-kokkos-kernels-dev)
+kmoe_packages_hip=(
+  ccache cmake g++ hipcc libcli11-dev libgmock-dev libgtest-dev libopenmpi-dev
+  libtrilinos-kokkos-dev ninja-build nlohmann-json3-dev openmpi-bin python3
+)
 # Raise it when the recipe below changes in a way that the package list does not show.
 kmoe_recipe=1
 
@@ -30,7 +35,8 @@ kmoe_die() {
 
 kmoe_packages() {
   local -n own=kmoe_packages_$1
-  printf '%s\n' "${kmoe_packages_common[@]}" "${own[@]}"
+  [ "$1" = hip ] || printf '%s\n' "${kmoe_packages_common[@]}"
+  printf '%s\n' "${own[@]}"
 }
 
 # The folder of a root; it need not exist yet.
@@ -233,6 +239,7 @@ kmoe_enter() {
   kmoe_ccache
   export PATH=${KMOE_PATH_INSIDE:+$KMOE_PATH_INSIDE:}/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
   export KMOE_INSIDE=$name LC_ALL=C.UTF-8
+  export HIP_PLATFORM=amd # or hipcc takes an nvcc that it finds
   # Names of the machine's own compilers and libraries mean nothing inside.
   unset CC CXX FC CFLAGS CXXFLAGS LDFLAGS CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH
   unset LD_LIBRARY_PATH LD_PRELOAD CMAKE_PREFIX_PATH PKG_CONFIG_PATH PYTHONPATH PYTHONHOME

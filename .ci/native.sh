@@ -84,6 +84,6 @@ kmoe_choose_env() {
       echo native
       ;;
     '') if kmoe_native_usable; then echo native; else echo openmp; fi ;;
-    *) kmoe_die "KMOE_ENV must be native, openmp or serial, found $KMOE_ENV" ;;
+    *) kmoe_die "KMOE_ENV must be native, openmp or serial, found ${KMOE_INSIDE:-$KMOE_ENV}" ;;
   esac
 }
