@@ -183,6 +183,9 @@ kmoe_mpi_defaults() {
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_PROC_BIND=${OMP_PROC_BIND:-false}
 }
 
+# How many compilers run at once: all processors, whatever OpenMP is told above (nproc listens).
+kmoe_jobs() { echo "${KMOE_JOBS:-$(env -u OMP_NUM_THREADS nproc)}"; }
+
 # A compiler cache that sees through precompiled headers and is shared by clones.
 kmoe_ccache() {
   export CCACHE_DIR=${CCACHE_DIR:-$kmoe_cache/ccache} CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-4G}
