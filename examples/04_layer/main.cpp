@@ -28,7 +28,8 @@ KOKKOS_INLINE_FUNCTION double value(std::uint64_t stream, std::uint64_t index) {
   return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-52 - 1.0;
 }
 
-void fill(auto const& view, std::uint64_t stream, double scale) {
+template <class View>
+void fill(View const& view, std::uint64_t stream, double scale) {
   auto* const data = view.data();
   Kokkos::parallel_for(
       "example::fill", Kokkos::RangePolicy<Space>(0, view.size()),

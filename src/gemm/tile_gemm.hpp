@@ -241,17 +241,19 @@ class TileGemm {
     T const* const from = address(source, i, rank, column);
     int const end = static_cast<int>(g_.k) - column;
     bool const weighted = !Whole && is_x(rank, i) && g_.input_weights != nullptr;
-    if (Whole || aligned_) {
-      Chunk chunk{};
-      if (end > 0) chunk = device::read_chunk(from);
-      if (!weighted) return chunk;
-      return weigh(Kokkos::bit_cast<Elements>(chunk), weight);
+    if constexpr (!Whole) {
+      if (!aligned_) {
+        Elements elements;
+        KMOE_UNROLL
+        for (int k = 0; k < vector; ++k) elements.values[k] = k < end ? from[k] : T(A(0));
+        if (!weighted) return Kokkos::bit_cast<Chunk>(elements);
+        return weigh(elements, weight);
+      }
     }
-    Elements elements;
-    KMOE_UNROLL
-    for (int k = 0; k < vector; ++k) elements.values[k] = k < end ? from[k] : T(A(0));
-    if (!weighted) return Kokkos::bit_cast<Chunk>(elements);
-    return weigh(elements, weight);
+    Chunk chunk{};
+    if (end > 0) chunk = device::read_chunk(from);
+    if (!weighted) return chunk;
+    return weigh(Kokkos::bit_cast<Elements>(chunk), weight);
   }
   struct alignas(device::chunk_bytes) Elements {
     T values[vector];

@@ -8,11 +8,15 @@
 
 #include <Kokkos_Core.hpp>
 
+#ifdef __CUDACC__
+#pragma nv_diag_suppress 20011  // nvcc takes operator new for a function of the device as well
+#endif
+
 namespace {
 std::atomic<bool> watching{false};
 std::atomic<std::size_t> allocations{0}, bytes_of_kokkos{0}, blocks{0};
 
-// nvcc compiles operator new for the device too, which can not throw.
+// Apart from operator new, which nvcc compiles for the device too: there it could not throw.
 void* allocate(std::size_t size) {
   if (watching && size >= kmoe::test::WatchAllocations::large) ++blocks;
   if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;

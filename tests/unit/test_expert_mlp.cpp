@@ -13,8 +13,8 @@
 
 #include <kmoe/core/error.hpp>
 
-#include "device/isa.hpp"
 #include "reference/expert_mlp.hpp"
+#include "support/each_isa.hpp"
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 #include "support/typed.hpp"
@@ -25,29 +25,14 @@ using kmoe::Activation;
 using kmoe::GateUpLayout;
 using kmoe::index_t;
 using kmoe::offset_t;
+using kmoe::test::for_each_isa;
+using kmoe::test::on_host;
 
 constexpr Activation all_activations[] = {Activation::silu,      Activation::gelu_erf,
                                           Activation::gelu_tanh, Activation::relu,
                                           Activation::relu2,     Activation::swiglu_oai};
 constexpr GateUpLayout all_layouts[] = {GateUpLayout::gate_first, GateUpLayout::up_first,
                                         GateUpLayout::interleaved, GateUpLayout::plain};
-
-/// Whether the host kernels serve E.
-template <class E>
-constexpr bool on_host = Kokkos::SpaceAccessibility<E, Kokkos::HostSpace>::accessible;
-
-/// Runs `body` with each instruction set that serves E.
-template <class E, class Body>
-void for_each_isa(Body&& body) {
-  if (!on_host<E>) return body();
-  for (auto const isa : kmoe::device::all_isas) {
-    if (!kmoe::device::isa_available(isa)) continue;
-    SCOPED_TRACE(std::string(kmoe::device::to_string(isa)));
-    kmoe::device::override_host_isa(isa);
-    body();
-  }
-  kmoe::device::override_host_isa(std::nullopt);
-}
 
 template <class V>
 std::vector<double> to_doubles(V const& view) {

@@ -12,9 +12,9 @@
 
 #include <kmoe/core/error.hpp>
 
-#include "device/isa.hpp"
 #include "gemm/tile_gemm.hpp"
 #include "reference/gemm.hpp"
+#include "support/each_isa.hpp"
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 #include "support/typed.hpp"
@@ -22,23 +22,8 @@
 namespace {
 
 using kmoe::offset_t;
-
-/// Whether the host kernels serve E.
-template <class E>
-constexpr bool on_host = Kokkos::SpaceAccessibility<E, Kokkos::HostSpace>::accessible;
-
-/// Runs `body` with each instruction set that serves E.
-template <class E, class Body>
-void for_each_isa(Body&& body) {
-  if (!on_host<E>) return body();
-  for (auto const isa : kmoe::device::all_isas) {
-    if (!kmoe::device::isa_available(isa)) continue;
-    SCOPED_TRACE(std::string(kmoe::device::to_string(isa)));
-    kmoe::device::override_host_isa(isa);
-    body();
-  }
-  kmoe::device::override_host_isa(std::nullopt);
-}
+using kmoe::test::for_each_isa;
+using kmoe::test::on_host;
 
 template <class V>
 std::vector<double> to_doubles(V const& view) {

@@ -158,12 +158,12 @@ TEST_P(Golden, BlocksGiveTheRecordedOutputs) {
   int compared = 0;
   for (auto const& [name, tensor] : recorded.tensors()) {
     if (!name.ends_with(".input")) continue;
-    std::string const module = name.substr(0, name.size() - 6);
-    io::MoeBlock const* block = checkpoint.find_module(module);
-    ASSERT_NE(block, nullptr) << module;
-    EXPECT_EQ(block->module, module);
+    std::string const block_name = name.substr(0, name.size() - 6);
+    io::MoeBlock const* block = checkpoint.find_module(block_name);
+    ASSERT_NE(block, nullptr) << block_name;
+    EXPECT_EQ(block->module, block_name);
     auto const x = io::open_matrix(recorded, name);
-    auto const y = io::open_matrix(recorded, module + ".output");
+    auto const y = io::open_matrix(recorded, block_name + ".output");
     io::HostMatrix<double> const in("x", x.rows, x.cols);
     io::HostMatrix<double> const out("y", y.rows, y.cols);
     io::read_rows<double>(x, 0, in);
@@ -180,7 +180,7 @@ TEST_P(Golden, BlocksGiveTheRecordedOutputs) {
       }
     }
     EXPECT_GT(norm, 0);
-    EXPECT_LE(std::sqrt(error / norm), 1e-5) << module;  // the outputs were computed in float
+    EXPECT_LE(std::sqrt(error / norm), 1e-5) << block_name;  // the outputs were computed in float
     ++compared;
   }
   EXPECT_GT(compared, 0);
