@@ -153,9 +153,13 @@ bool available() {
 bool takes(Work const& work) {
   constexpr std::int64_t pieces = std::int64_t{1} << 32;  // of 16 bytes, in a 32-bit number
   auto const rows = std::max(work.rows, work.tokens);
+  std::int64_t features = 0;
   for (int p = 0; p < work.count; ++p) {
     if (!fits(work.products[p]) || rows * (work.products[p].k / 8) >= pieces) return false;
+    features += ceil_div(work.products[p].features, 64);
   }
+  // The tiles are numbered in 32 bits, with room for draws past the last; no tile is smaller.
+  if ((rows / 32 + max_groups) * features >= std::int64_t{1} << 30) return false;
   return available() && work.groups >= 1 && work.groups <= max_groups &&
          work.rows < (std::int64_t{1} << 31);
 }

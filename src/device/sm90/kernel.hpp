@@ -3,15 +3,15 @@
 #pragma once
 
 /// \file
-/// The kernel: tiles of 128 features x up to Tokens tokens, each D = B . X^T.
+/// The kernel: tiles of Tile::features features x up to Tile::tokens tokens, each D = B . X^T.
 ///
 /// The weights are the 64-row operand and the tokens the N of the instruction, which comes in steps
 /// of 8: an expert with few rows wastes little, and one kernel serves decoding and prefill alike.
-/// Persistent blocks of twelve warps: warp 0 brings weights by bulk tensor copies, warps 1 to 3
-/// gather token rows, two warpgroups multiply 64 features each and finish their half alone, so that
-/// one multiplies while the other applies the activation. The second product of a tile of tokens
-/// waits for the first by a counter, not for the end of a kernel; it runs a group of tiles later,
-/// when its input is still in the second-level cache.
+/// Persistent blocks: thread 0 hands out tiles and brings weights by bulk tensor copies, warps 1 to
+/// 3 gather token rows, one or two warpgroups multiply their share of the features and finish it
+/// alone, so that one multiplies while the other applies the activation. The second product of a
+/// tile of tokens waits for the first by a counter, not for the end of a kernel; it runs some bands
+/// of tiles later (Schedule), when its input is still in the second-level cache.
 
 #include "device/sm90/activation.hpp"
 #include "device/sm90/ptx.hpp"
