@@ -153,7 +153,7 @@ void BaseDispatcher<E, T>::combine(E const& exec, CombineInput<E, T> const& inpu
   pre_combine_.run(*this, exec, current);
   check_combine(current, addend, y);
   dispatched_ = false;
-  do_combine(exec, current, addend, y);
+  if (!current.combined) do_combine(exec, current, addend, y);
   post_combine_.run(*this, exec, y);
 }
 
@@ -193,6 +193,9 @@ void BaseDispatcher<E, T>::check_combine(CombineInput<E, T> const& input, InMatr
   expect_matrix(function, "permutation.row_of_slot", row_of_slot, "N",
                 static_cast<offset_t>(row_of_slot.extent(0)),
                 "top_k + num_fused_shared_experts =", config.slots_per_token());
+  if (input.combined && (!combines_by_itself() || addend.extent(0) != 0)) {
+    throw InvalidArgument(function + ": input.combined needs combines_by_itself() and no addend");
+  }
   if (addend.extent(0) != 0) {
     if (config.no_combine) {
       throw InvalidArgument(function + ": no_combine takes no addend (View \"" + addend.label() +

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "device/launch.hpp"
 #include "dispatch/row_kernels.hpp"
 #include "instantiate.hpp"
 
@@ -275,11 +276,11 @@ void Exchange<E, T>::add_at_home(E const& exec, CombineInput<E, T> const& input,
     Tiles<Width> const tiles(hidden());
     offset_t const items = home_count_ * offset_t{tiles.per_row};
     if (config.no_combine) {
-      Kokkos::parallel_for("kmoe::combine::place_rows", ForEach<E>(exec, 0, items * num_slots()),
-                           PlaceRows<E, T, Width>{source, num_slots(), sums, tiles});
+      device::dependent_for(exec, "kmoe::combine::place_rows", items * num_slots(),
+                            PlaceRows<E, T, Width>{source, num_slots(), sums, tiles});
     } else {
-      Kokkos::parallel_for("kmoe::combine::add_rows", ForEach<E>(exec, 0, items),
-                           AddRows<E, T, Width>{source, num_slots(), weights, added, sums, tiles});
+      device::dependent_for(exec, "kmoe::combine::add_rows", items,
+                            AddRows<E, T, Width>{source, num_slots(), weights, added, sums, tiles});
     }
   };
   with_tile_width<E>(hidden(), launch, source.arrived, source.rows, source.x, added, sums);

@@ -10,6 +10,7 @@
 #include "gemm/device_gemm.hpp"
 #include "gemm/host_gemm.hpp"
 #include "instantiate.hpp"
+#include "permute/check_permutation.hpp"
 
 namespace kmoe {
 namespace {
@@ -147,10 +148,10 @@ void ExpertMlp<E, T>::bind_shape(E const& exec, Workspace<E>& ws, index_t hidden
 }
 
 template <ExecutionSpace E, Element T>
-void ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
+bool ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
                           InVector<index_t, E> slot_of_row, index_t slots_per_token,
-                          offset_t num_rows, InMatrix<float, E> weights,
-                          Matrix<T, E> const& rows) const {
+                          offset_t num_rows, InMatrix<float, E> weights, Matrix<T, E> const& rows,
+                          [[maybe_unused]] detail::MlpStages const& stages) const {
   offset_t const window = scratch_.intermediate.extent(0);
   bool const on_input = options_.router_weight_on_input;
   float const* const weight_data = weights.extent(0) == 0 ? nullptr : weights.data();
@@ -187,6 +188,7 @@ void ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
       detail::run(exec, "kmoe::expert_gate_up", first);
       detail::run(exec, "kmoe::expert_down", second);
     }
+    return true;
   } else {
     auto first = device_gemm(gate_up_), second = device_gemm(down_);
     first.offsets = second.offsets = offsets.data();
@@ -202,22 +204,32 @@ void ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
     second.x_rows = window;
     second.out = rows.data();
     first.row_end = second.row_end = num_rows;
-    detail::device_mlp<E, T>(exec, first, second, scratch_.counters.data());
+    return detail::device_mlp<E, T>(exec, first, second, scratch_.counters.data(), stages);
   }
+}
+
+template <ExecutionSpace E, Element T>
+offset_t ExpertMlp<E, T>::check_forward(InMatrix<T, E> const& x, Permutation<E> const& permutation,
+                                        InMatrix<float, E> const& topk_weights,
+                                        Matrix<T, E> const& rows) const {
+  constexpr char const* function = "kmoe::ExpertMlp::forward";
+  auto const& offsets = permutation.expert_offsets;
+  auto const slots_per_token = static_cast<offset_t>(permutation.row_of_slot.extent(1));
+  auto const slots = static_cast<offset_t>(x.extent(0)) * slots_per_token;
+  detail::expect_extent(function, "expert_offsets.extent(0) must equal num_experts + 1 =",
+                        offset_t{num_experts()} + 1, offsets.extent(0), offsets.label());
+  if (num_experts() == 0 || slots == 0) return 0;
+  check_shapes(function, x, topk_weights, slots_per_token, rows);
+  return std::min<offset_t>(slots, rows.extent(0));
 }
 
 template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::forward(E const& exec, InMatrix<T, E> x, Permutation<E> const& permutation,
                               InMatrix<float, E> topk_weights, Matrix<T, E> const& rows) const {
   constexpr char const* function = "kmoe::ExpertMlp::forward";
+  auto num_rows = check_forward(x, permutation, topk_weights, rows);
+  if (num_rows == 0) return;
   auto const& offsets = permutation.expert_offsets;
-  auto const tokens = static_cast<offset_t>(x.extent(0));
-  auto const slots_per_token = static_cast<offset_t>(permutation.row_of_slot.extent(1));
-  detail::expect_extent(function, "expert_offsets.extent(0) must equal num_experts + 1 =",
-                        offset_t{num_experts()} + 1, offsets.extent(0), offsets.label());
-  if (num_experts() == 0 || tokens * slots_per_token == 0) return;
-  check_shapes(function, x, topk_weights, slots_per_token, rows);
-  auto num_rows = std::min<offset_t>(tokens * slots_per_token, rows.extent(0));
   if constexpr (detail::uses_host_kernels<E>) {
     exec.fence(function);
     num_rows = offsets(num_experts());
@@ -227,8 +239,83 @@ void ExpertMlp<E, T>::forward(E const& exec, InMatrix<T, E> x, Permutation<E> co
                    "expert_offsets[El] must be at most max_rows of bind()", num_rows);
   }
   num_rows = std::min(num_rows, scratch_.max_rows);
-  run(exec, x, offsets, permutation.slot_of_row, static_cast<index_t>(slots_per_token), num_rows,
-      topk_weights, rows);
+  run(exec, x, offsets, permutation.slot_of_row,
+      static_cast<index_t>(permutation.row_of_slot.extent(1)), num_rows, topk_weights, rows, {});
+}
+
+template <ExecutionSpace E, Element T>
+bool ExpertMlp<E, T>::forward_at_once(E const& exec, InMatrix<T, E> x,
+                                      InMatrix<index_t, E> expert_ids,
+                                      Permutation<E> const& permutation,
+                                      Vector<offset_t, E> const& rows_per_expert,
+                                      InMatrix<float, E> topk_weights, Matrix<T, E> const& rows,
+                                      T* y) const {
+  if constexpr (detail::uses_host_kernels<E>) return false;
+  detail::check_permutation<E>(expert_ids, permutation, rows_per_expert);
+  auto const slots = static_cast<offset_t>(expert_ids.size());
+  auto const num_rows = check_forward(x, permutation, topk_weights, rows);
+  // All slots may get a row; and the ids are read while row_of_slot is written.
+  if (num_rows == 0 || num_rows != slots || num_rows > scratch_.max_rows ||
+      !expert_ids.span_is_contiguous() || expert_ids.data() == permutation.row_of_slot.data()) {
+    return false;
+  }
+  detail::MlpStages stages;
+  stages.ids = expert_ids.data();
+  stages.num_slots = slots;
+  stages.offsets = permutation.expert_offsets.data();
+  stages.slots = permutation.slot_of_row.data();
+  stages.row_of_slot = permutation.row_of_slot.data();
+  if (rows_per_expert.extent(0) > 0) stages.rows_per_group = rows_per_expert.data();
+  stages.y = y;
+  return run(exec, x, permutation.expert_offsets, permutation.slot_of_row,
+             static_cast<index_t>(expert_ids.extent(1)), num_rows, topk_weights, rows, stages);
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::forward(E const& exec, InMatrix<T, E> x, InMatrix<index_t, E> expert_ids,
+                              Permutation<E> const& permutation,
+                              Vector<offset_t, E> const& rows_per_expert,
+                              InMatrix<float, E> topk_weights, Matrix<T, E> const& rows) const {
+  if (forward_at_once(exec, x, expert_ids, permutation, rows_per_expert, topk_weights, rows,
+                      nullptr)) {
+    return;
+  }
+  make_permutation<E>(exec, expert_ids, permutation, rows_per_expert);
+  forward(exec, x, permutation, topk_weights, rows);
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::forward_combined(E const& exec, InMatrix<T, E> x,
+                                       InMatrix<index_t, E> expert_ids,
+                                       Permutation<E> const& permutation,
+                                       Vector<offset_t, E> const& rows_per_expert,
+                                       InMatrix<float, E> topk_weights, Matrix<T, E> const& rows,
+                                       Matrix<T, E> const& y) const {
+  constexpr char const* function = "kmoe::ExpertMlp::forward_combined";
+  detail::expect_extent(function, "y.extent(0) must equal x.extent(0) =", x.extent(0), y.extent(0),
+                        y.label());
+  detail::expect_extent(function, "y.extent(1) must equal x.extent(1) =", x.extent(1), y.extent(1),
+                        y.label());
+  bool const dense = y.span_is_contiguous();
+  if (dense && forward_at_once(exec, x, expert_ids, permutation, rows_per_expert, topk_weights,
+                               rows, y.data())) {
+    return;
+  }
+  make_permutation<E>(exec, expert_ids, permutation, rows_per_expert);
+  if constexpr (!detail::uses_host_kernels<E>) {
+    auto const num_rows = check_forward(x, permutation, topk_weights, rows);
+    detail::MlpStages stages;
+    stages.row_of_slot = permutation.row_of_slot.data();
+    stages.num_slots = static_cast<offset_t>(expert_ids.size());
+    stages.y = y.data();
+    if (dense && num_rows > 0 && num_rows == stages.num_slots && num_rows <= scratch_.max_rows &&
+        run(exec, x, permutation.expert_offsets, permutation.slot_of_row,
+            static_cast<index_t>(expert_ids.extent(1)), num_rows, topk_weights, rows, stages)) {
+      return;
+    }
+  }
+  forward(exec, x, permutation, topk_weights, rows);
+  unpermute<E, T>(exec, rows, permutation, {}, y);
 }
 
 template <ExecutionSpace E, Element T>
@@ -249,7 +336,7 @@ void ExpertMlp<E, T>::forward_dense(E const& exec, InMatrix<T, E> x, InMatrix<fl
   } else {
     fill_dense_offsets(exec, dense_offsets_, tokens);
   }
-  run(exec, x, dense_offsets_, {}, 1, tokens, weights, y);
+  run(exec, x, dense_offsets_, {}, 1, tokens, weights, y, {});
 }
 
 template <ExecutionSpace E, Element T>

@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "device/launch.hpp"
 #include "gemm/host_gemm.hpp"
 #include "gemm/sm90_work.hpp"
 #include "gemm/tile_gemm.hpp"
@@ -17,7 +18,7 @@ namespace {
 /// and false returned where they do not.
 template <class E, Element T>
 bool run_on_sm90(E const& exec, char const* label, DeviceGemm<T> const& first,
-                 DeviceGemm<T> const* second, std::uint32_t* counters) {
+                 DeviceGemm<T> const* second, std::uint32_t* counters, MlpStages const& stages) {
   if constexpr (sizeof(T) == 2 && requires { exec.cuda_stream(); }) {
     bool const whole = first.row_begin == 0 && first.x_first == 0 && first.out_first == 0;
     if (!whole || first.input_weights != nullptr || !sm90::available()) return false;
@@ -32,16 +33,17 @@ bool run_on_sm90(E const& exec, char const* label, DeviceGemm<T> const& first,
     work.rows = first.row_end;
     work.tokens = first.x_rows;
     work.counters = counters;
+    work.ids = stages.ids;
+    work.num_slots = stages.num_slots;
+    work.offsets_out = stages.offsets;
+    work.slots_out = stages.slots;
+    work.row_of_slot = stages.row_of_slot;
+    work.rows_per_group = stages.rows_per_group;
+    work.y = stages.y;
     if (!sm90::takes(work)) return false;
-    std::uint64_t id = 0;
-    bool const profiled = Kokkos::Profiling::profileLibraryLoaded();
-    if (profiled) {
-      auto const device = Kokkos::Tools::Experimental::device_id(exec);
-      Kokkos::Profiling::beginParallelFor(label, device, &id);
-    }
+    device::LaunchMark<E> const mark(exec, label);
     constexpr bool is_bf16 = std::is_same_v<T, bfloat16>;
     sm90::launch(exec.cuda_stream(), is_bf16 ? sm90::Operand::bf16 : sm90::Operand::f16, work);
-    if (profiled) Kokkos::Profiling::endParallelFor(id);
     return true;
   } else {
     return false;
@@ -54,20 +56,25 @@ template <ExecutionSpace E, Element T>
 void device_gemm([[maybe_unused]] E const& exec, [[maybe_unused]] char const* label,
                  [[maybe_unused]] DeviceGemm<T> const& gemm) {
   if constexpr (!uses_host_kernels<E>) {
-    if (run_on_sm90<E, T>(exec, label, gemm, nullptr, nullptr)) return;
+    if (run_on_sm90<E, T>(exec, label, gemm, nullptr, nullptr, {})) return;
     tile_gemm<E, T>(exec, label, gemm);
   }
 }
 
 template <ExecutionSpace E, Element T>
-void device_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T> const& gate_up,
+bool device_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T> const& gate_up,
                 [[maybe_unused]] DeviceGemm<T> const& down,
-                [[maybe_unused]] std::uint32_t* counters) {
+                [[maybe_unused]] std::uint32_t* counters, MlpStages const& stages) {
   if constexpr (!uses_host_kernels<E>) {
-    if (run_on_sm90<E, T>(exec, "kmoe::expert_mlp", gate_up, &down, counters)) return;
+    if (run_on_sm90<E, T>(exec, "kmoe::expert_mlp", gate_up, &down, counters, stages)) {
+      return true;
+    }
+    if (stages.ids != nullptr || stages.y != nullptr) return false;
     tile_gemm<E, T>(exec, "kmoe::expert_gate_up", gate_up);
     tile_gemm<E, T>(exec, "kmoe::expert_down", down);
+    return true;
   }
+  return stages.ids == nullptr && stages.y == nullptr;
 }
 
 std::size_t num_device_counters(offset_t rows) {
@@ -76,8 +83,8 @@ std::size_t num_device_counters(offset_t rows) {
 
 #define KMOE_INSTANTIATE(E, T)                                                         \
   template void device_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&);        \
-  template void device_mlp<E, T>(E const&, DeviceGemm<T> const&, DeviceGemm<T> const&, \
-                                 std::uint32_t*);
+  template bool device_mlp<E, T>(E const&, DeviceGemm<T> const&, DeviceGemm<T> const&, \
+                                 std::uint32_t*, MlpStages const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

@@ -61,11 +61,25 @@ struct DeviceGemm {
 template <ExecutionSpace E, Element T>
 void device_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm);
 
+/// What the launch of an MLP can do beside its products.
+struct MlpStages {
+  /// make_permutation(ids, ...) before; null: the slots are grouped.
+  index_t const* ids = nullptr;
+  offset_t num_slots = 0;
+  offset_t* offsets = nullptr;  // this, the next two: of the permutation
+  index_t* slots = nullptr;
+  index_t* row_of_slot = nullptr;
+  offset_t* rows_per_group = nullptr;  // or null
+  /// unpermute() of the rows to y [tokens, H] after; null: not. They may then not be written.
+  void* y = nullptr;
+};
+
 /// The two products of an MLP, the second on the output of the first; over all rows of both.
 /// \param counters num_device_counters(row_end), zero; they are zero again afterwards
+/// \return false: nothing was done, as a stage needs a kernel of its own here
 template <ExecutionSpace E, Element T>
-void device_mlp(E const& exec, DeviceGemm<T> const& gate_up, DeviceGemm<T> const& down,
-                std::uint32_t* counters);
+bool device_mlp(E const& exec, DeviceGemm<T> const& gate_up, DeviceGemm<T> const& down,
+                std::uint32_t* counters, MlpStages const& stages);
 std::size_t num_device_counters(offset_t rows);
 
 }  // namespace kmoe::detail

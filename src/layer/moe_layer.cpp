@@ -206,25 +206,46 @@ struct MoeLayer<E, T>::Impl {
     auto const received = [&] {
       PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::dispatch", totals.dispatch_seconds,
                                 profiling);
-      auto out = dispatcher->dispatch(exec, x, routing);
-      group_by_expert(exec, out.expert_ids, buffers.mask_map, buffers.permutation,
-                      buffers.rows_per_expert);
-      return out;
+      return dispatcher->dispatch(exec, x, routing);
     }();
+    CombineInput<E, T> computed{received.format, buffers.rows, buffers.permutation};
     {
       PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::experts", totals.experts_seconds, profiling);
-      auto const weights = config.no_combine ? Matrix<float const, E>() : received.topk_weights;
-      experts.forward(exec, received.hidden_states, buffers.permutation, weights, buffers.rows);
+      computed.combined = compute(exec, received, addend.extent(0) == 0, y);
     }
     {
       PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::combine", totals.combine_seconds, profiling);
-      dispatcher->combine(exec, {received.format, buffers.rows, buffers.permutation}, addend, y);
+      dispatcher->combine(exec, computed, addend, y);
     }
     auto const& step = dispatcher->statistics();
     totals.tokens += static_cast<offset_t>(x.extent(0));
     totals.tokens_sent += step.tokens_sent;
     totals.tokens_received += step.tokens_received;
     totals.bytes_sent += step.bytes_sent;
+  }
+
+  /// The experts on what was dispatched. \return whether y is made, too
+  bool compute(E const& exec, DispatchOutput<E, T> const& received, bool alone,
+               Matrix<T, E> const& y) {
+    auto const& tokens = received.hidden_states;
+    auto const weights = config.no_combine ? Matrix<float const, E>() : received.topk_weights;
+    auto const* const local = std::get_if<LocalExpertIds<E>>(&received.expert_ids);
+    if (local == nullptr) {
+      group_by_expert(exec, received.expert_ids, buffers.mask_map, buffers.permutation,
+                      buffers.rows_per_expert);
+      experts.forward(exec, tokens, buffers.permutation, weights, buffers.rows);
+      return false;
+    }
+    bool const whole =
+        alone && !profiling && dispatcher->combines_by_itself() && tokens.extent(0) == y.extent(0);
+    if (whole) {
+      experts.forward_combined(exec, tokens, local->ids, buffers.permutation,
+                               buffers.rows_per_expert, weights, buffers.rows, y);
+    } else {
+      experts.forward(exec, tokens, local->ids, buffers.permutation, buffers.rows_per_expert,
+                      weights, buffers.rows);
+    }
+    return whole;
   }
 
   /// Shared expert on the tokens that this rank adds up: those rows of [T, H], or empty.

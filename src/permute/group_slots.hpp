@@ -11,6 +11,7 @@
 
 #include <kmoe/core/types.hpp>
 
+#include "device/launch.hpp"
 #include "device/warp.hpp"
 
 namespace kmoe::grouping {
@@ -199,6 +200,7 @@ struct PlaceSlots {
   }
 
   KOKKOS_FUNCTION void operator()(Member<E> const& member) const {
+    device::let_next_begin();
     Warps const team(member, slots);
     bool const sort = sorts(slots);
     int const row_words = words(slots);

@@ -9,6 +9,7 @@
 #include <kmoe/core/error.hpp>
 
 #include "instantiate.hpp"
+#include "permute/check_permutation.hpp"
 #include "permute/group_slots.hpp"
 
 namespace kmoe {
@@ -182,33 +183,6 @@ struct AddRows {
 
 constexpr std::string_view function = "kmoe::make_permutation";
 
-template <class E>
-void check(Matrix<index_t const, E> const& topk_ids, Permutation<E> const& out,
-           Vector<offset_t, E> const& rows_per_expert) {
-  auto const num_tokens = static_cast<offset_t>(topk_ids.extent(0));
-  auto const k = static_cast<offset_t>(topk_ids.extent(1));
-  auto const groups = static_cast<offset_t>(out.expert_offsets.extent(0)) - 1;
-  detail::expect(groups >= 0, function, "out.expert_offsets.extent(0) must be at least 1",
-                 groups + 1);
-  detail::expect_extent(function, "topk_ids.extent(1) must equal out.row_of_slot.extent(1) =",
-                        static_cast<long long>(out.row_of_slot.extent(1)), k, topk_ids.label());
-  expect_few_slots(function, num_tokens, k);
-  auto const bound = static_cast<offset_t>(
-      std::min(out.row_of_slot.extent(0) * out.row_of_slot.extent(1), out.slot_of_row.extent(0)));
-  detail::expect(num_tokens * k <= bound, function,
-                 "T * K must be at most what `out` is bound for, " + std::to_string(bound),
-                 num_tokens * k);
-  Blocks const blocks = make_blocks<E>(num_tokens, k, groups);
-  detail::expect(blocks.scratch_size() <= static_cast<offset_t>(out.scratch.extent(0)), function,
-                 "out.scratch.extent(0) must be at least " + std::to_string(blocks.scratch_size()),
-                 static_cast<long long>(out.scratch.extent(0)));
-  if (rows_per_expert.extent(0) != 0) {
-    detail::expect_extent(function, "rows_per_expert.extent(0) must be 0 or equal G =", groups,
-                          static_cast<long long>(rows_per_expert.extent(0)),
-                          rows_per_expert.label());
-  }
-}
-
 /// Three kernels, where a thread is as good as a warp.
 template <class E>
 void group_by_threads(E const& exec, Matrix<index_t const, E> const& topk_ids,
@@ -235,6 +209,33 @@ void group_by_threads(E const& exec, Matrix<index_t const, E> const& topk_ids,
 }  // namespace
 
 template <ExecutionSpace E>
+void detail::check_permutation(Matrix<index_t const, E> const& topk_ids, Permutation<E> const& out,
+                               Vector<offset_t, E> const& rows_per_expert) {
+  auto const num_tokens = static_cast<offset_t>(topk_ids.extent(0));
+  auto const k = static_cast<offset_t>(topk_ids.extent(1));
+  auto const groups = static_cast<offset_t>(out.expert_offsets.extent(0)) - 1;
+  detail::expect(groups >= 0, function, "out.expert_offsets.extent(0) must be at least 1",
+                 groups + 1);
+  detail::expect_extent(function, "topk_ids.extent(1) must equal out.row_of_slot.extent(1) =",
+                        static_cast<long long>(out.row_of_slot.extent(1)), k, topk_ids.label());
+  expect_few_slots(function, num_tokens, k);
+  auto const bound = static_cast<offset_t>(
+      std::min(out.row_of_slot.extent(0) * out.row_of_slot.extent(1), out.slot_of_row.extent(0)));
+  detail::expect(num_tokens * k <= bound, function,
+                 "T * K must be at most what `out` is bound for, " + std::to_string(bound),
+                 num_tokens * k);
+  Blocks const blocks = make_blocks<E>(num_tokens, k, groups);
+  detail::expect(blocks.scratch_size() <= static_cast<offset_t>(out.scratch.extent(0)), function,
+                 "out.scratch.extent(0) must be at least " + std::to_string(blocks.scratch_size()),
+                 static_cast<long long>(out.scratch.extent(0)));
+  if (rows_per_expert.extent(0) != 0) {
+    detail::expect_extent(function, "rows_per_expert.extent(0) must be 0 or equal G =", groups,
+                          static_cast<long long>(rows_per_expert.extent(0)),
+                          rows_per_expert.label());
+  }
+}
+
+template <ExecutionSpace E>
 void Permutation<E>::bind(Workspace<E>& ws, index_t max_tokens, index_t num_slots_per_token,
                           index_t num_groups) {
   constexpr std::string_view name = "kmoe::Permutation::bind";
@@ -256,7 +257,7 @@ void Permutation<E>::bind(Workspace<E>& ws, index_t max_tokens, index_t num_slot
 template <ExecutionSpace E>
 void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, Permutation<E> const& out,
                       Vector<offset_t, E> const& rows_per_expert) {
-  check<E>(topk_ids, out, rows_per_expert);
+  detail::check_permutation<E>(topk_ids, out, rows_per_expert);
   if constexpr (has_warps<E>) {
     grouping::Slots slots{};
     slots.num_groups = static_cast<index_t>(out.expert_offsets.extent(0)) - 1;
@@ -269,7 +270,7 @@ template <ExecutionSpace E>
 void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, ExpertMask<E> const& mask,
                       Vector<index_t, E> const& map, Permutation<E> const& out,
                       Vector<offset_t, E> const& rows_per_expert) {
-  check<E>(topk_ids, out, rows_per_expert);
+  detail::check_permutation<E>(topk_ids, out, rows_per_expert);
   if constexpr (has_warps<E>) {
     grouping::Slots slots{};
     slots.num_groups = static_cast<index_t>(out.expert_offsets.extent(0)) - 1;
@@ -283,6 +284,9 @@ void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, ExpertMask<E
 }
 
 #define KMOE_INSTANTIATE(SPACE)                                                              \
+  template void detail::check_permutation(Matrix<index_t const, SPACE> const&,               \
+                                          Permutation<SPACE> const&,                         \
+                                          Vector<offset_t, SPACE> const&);                   \
   template void Permutation<SPACE>::bind(Workspace<SPACE>&, index_t, index_t, index_t);      \
   template void make_permutation(SPACE const&, Matrix<index_t const, SPACE>,                 \
                                  Permutation<SPACE> const&, Vector<offset_t, SPACE> const&); \

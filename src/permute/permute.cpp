@@ -6,6 +6,7 @@
 #include <kmoe/core/error.hpp>
 #include <kmoe/permute/permutation.hpp>
 
+#include "device/launch.hpp"
 #include "instantiate.hpp"
 #include "permute/row_tiles.hpp"
 
@@ -128,11 +129,11 @@ void unpermute(E const& exec, InMatrix<T, E> rows, Permutation<E> const& permuta
   auto const to = detail::rows_of(y);
   auto const run = [&]<int Width, bool with_weights>() {
     detail::Tiles<Width> const tiles(width);
-    Kokkos::parallel_for("kmoe::unpermute",
-                         Range<E>(exec, 0, static_cast<offset_t>(y.extent(0)) * tiles.per_row),
-                         Unpermute<E, T, Width, with_weights>{
-                             from, permutation.row_of_slot.data(), detail::rows_of(weights), to,
-                             static_cast<index_t>(permutation.row_of_slot.extent(1)), tiles});
+    device::dependent_for(exec, "kmoe::unpermute",
+                          static_cast<offset_t>(y.extent(0)) * tiles.per_row,
+                          Unpermute<E, T, Width, with_weights>{
+                              from, permutation.row_of_slot.data(), detail::rows_of(weights), to,
+                              static_cast<index_t>(permutation.row_of_slot.extent(1)), tiles});
   };
   auto const launch = [&]<int Width>(std::integral_constant<int, Width>) {
     weighted ? run.template operator()<Width, true>() : run.template operator()<Width, false>();

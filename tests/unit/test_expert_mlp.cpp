@@ -68,6 +68,7 @@ class ExpertMlp : public ::testing::Test {
     kmoe::Matrix<float, E> topk_weights;
     kmoe::Workspace<E> permutation_memory;
     kmoe::Permutation<E> permutation;
+    kmoe::Matrix<index_t, E> ids;
   };
 
   static Data make(Problem const& p) {
@@ -104,6 +105,7 @@ class ExpertMlp : public ::testing::Test {
       if (p.route == 1) id = p.experts - 1;
       if (p.route == 2) id = -1;
     });
+    d.ids = ids;
     d.permutation_memory = kmoe::make_workspace<E>(
         [&](kmoe::Workspace<E>& ws) { d.permutation.bind(ws, p.tokens, p.slots, p.experts); });
     E const exec;
@@ -321,6 +323,67 @@ TYPED_TEST(ExpertMlp, BitsOfARowDependOnItAlone) {
       }
     }
   });
+}
+
+/// Grouping, products and sums in one call, against three: the same bits in everything they write.
+TYPED_TEST(ExpertMlp, AllInOneIsTheSame) {
+  using E = typename TypeParam::E;
+  using T = typename TypeParam::T;
+  E const exec;
+  struct Size {
+    index_t experts, hidden, intermediate, tokens, slots;
+  };
+  // Few and many slots and steps of k, around the kernels' tiles and stages; few slots of many
+  // experts; experts for whom nothing comes.
+  for (auto const [experts, hidden, intermediate, tokens, slots] :
+       {Size{3, 8, 8, 1, 2}, Size{40, 64, 704, 1, 8}, Size{40, 768, 96, 8, 8},
+        Size{5, 72, 200, 8, 1}, Size{16, 256, 128, 64, 2}, Size{600, 16, 16, 50, 3},
+        Size{4, 448, 320, 300, 4}, Size{7, 32, 24, 700, 3}, Size{4, 64, 40, 3000, 1},
+        Size{6, 136, 72, 2100, 5}}) {
+    for (int const route : {0, 1, 2}) {
+      Problem p;
+      p.experts = experts;
+      p.hidden = hidden;
+      p.intermediate = intermediate;
+      p.tokens = tokens;
+      p.slots = slots;
+      p.route = route;
+      auto const d = TestFixture::make(p);
+      auto const rows = TestFixture::forward(exec, p, d);
+      kmoe::Matrix<T, E> const expected("expected", tokens, hidden), y("y", tokens, hidden);
+      kmoe::unpermute<E, T>(exec, rows, d.permutation, {}, expected);
+
+      kmoe::ExpertMlp<E, T> mlp(exec, d.weights, d.options);
+      kmoe::Permutation<E> permutation;
+      auto const memory = kmoe::make_workspace<E>([&](kmoe::Workspace<E>& ws) {
+        permutation.bind(ws, tokens, slots, experts);
+        mlp.bind(exec, ws, offset_t{tokens} * slots);
+      });
+      kmoe::Matrix<T, E> const own_rows("own_rows", std::size_t(tokens) * slots, hidden);
+      kmoe::Vector<offset_t, E> const counted("counted", experts);
+      kmoe::test::poison(own_rows);
+      for (int repeat = 1; repeat <= 2; ++repeat) {
+        kmoe::test::poison(y);
+        mlp.forward_combined(exec, d.x, d.ids, permutation, counted, d.topk_weights, own_rows, y);
+        exec.fence();
+        SCOPED_TRACE(testing::Message()
+                     << experts << " experts, H " << hidden << ", I " << intermediate << ", T "
+                     << tokens << ", K " << slots << ", route " << route << ", call " << repeat);
+        auto const a = kmoe::test::to_host(expected), b = kmoe::test::to_host(y);
+        ASSERT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(T)), 0);
+        auto const row = kmoe::test::to_host(d.permutation.row_of_slot);
+        auto const own_row = kmoe::test::to_host(permutation.row_of_slot);
+        ASSERT_EQ(std::memcmp(row.data(), own_row.data(), row.size() * sizeof(index_t)), 0);
+        auto const offsets = kmoe::test::to_host(d.permutation.expert_offsets);
+        auto const own_offsets = kmoe::test::to_host(permutation.expert_offsets);
+        auto const counts = kmoe::test::to_host(counted);
+        for (index_t e = 0; e < experts; ++e) {
+          ASSERT_EQ(offsets(e + 1), own_offsets(e + 1));
+          ASSERT_EQ(repeat * (offsets(e + 1) - offsets(e)), counts(e));
+        }
+      }
+    }
+  }
 }
 
 TYPED_TEST(ExpertMlp, DenseIsAGroupOfOne) {

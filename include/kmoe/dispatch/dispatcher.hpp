@@ -72,6 +72,9 @@ struct CombineInput {
   /// [>= M, H], already multiplied by the router weight (no_combine: not multiplied)
   Matrix<T const, E> rows;
   Permutation<E> permutation;  ///< of the N x K slots of the dispatch output
+  /// y is what combine() would make of this (ExpertMlp::forward_combined), where
+  /// combines_by_itself() allows it: combine() adds nothing.
+  bool combined = false;
 };
 
 /// Counters of one dispatch/combine pair on this rank, for reports.
@@ -166,6 +169,13 @@ class BaseDispatcher {
   /// \throws InvalidArgument for extents, the format tag, or without a dispatch() before it
   void combine(E const& exec, CombineInput<E, T> const& input, InMatrix<T, E> addend,
                Matrix<T, E> const& y);
+
+  /// Whether combine() without an addend is unpermute(): one rank, no zero experts, not no_combine,
+  /// and no hook that wants the rows before.
+  [[nodiscard]] bool combines_by_itself() const {
+    return shape_.num_ranks == 1 && shape_.config.num_zero_experts == 0 &&
+           !shape_.config.no_combine && pre_combine_.empty();
+  }
 
   /// \name Hooks
   /// Run in the order of registration, on the execution space instance of the call; each gets the

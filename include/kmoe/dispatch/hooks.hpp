@@ -43,8 +43,9 @@ class HookList {
     });
   }
 
+  [[nodiscard]] bool empty() const { return hooks_->empty(); }
+
   void run(Args... args) const {
-    if (hooks_->empty()) return;
     for (auto const& [id, hook] : *hooks_) hook(args...);
   }
 

@@ -16,6 +16,10 @@
 
 namespace kmoe {
 
+namespace detail {
+struct MlpStages;
+}
+
 /// Experts of one rank, their weights repacked once for the kernels of this machine.
 ///
 ///     h[r, :]    = T(act(x'[r, :] . W_gate_up^T + b_gate_up))          [I]
@@ -59,6 +63,22 @@ class ExpertMlp {
   void forward(E const& exec, InMatrix<T, E> x, Permutation<E> const& permutation,
                InMatrix<float, E> topk_weights, Matrix<T, E> const& rows) const;
 
+  /// make_permutation(exec, expert_ids, permutation, rows_per_expert), then forward(): the same
+  /// results. One kernel on Hopper for 16-bit elements and T * K <= 2048.
+  /// \param expert_ids [T, K], local; not a part of `permutation`
+  void forward(E const& exec, InMatrix<T, E> x, InMatrix<index_t, E> expert_ids,
+               Permutation<E> const& permutation, Vector<offset_t, E> const& rows_per_expert,
+               InMatrix<float, E> topk_weights, Matrix<T, E> const& rows) const;
+
+  /// That, and unpermute(): y[t, :] = sum over k ascending of the rows of token t. The same bits as
+  /// in three steps. Still one kernel there; with K = 1 no row is written twice.
+  /// \param rows [T * K, H], scratch
+  /// \param y [T, H]; 0 for a token without rows
+  void forward_combined(E const& exec, InMatrix<T, E> x, InMatrix<index_t, E> expert_ids,
+                        Permutation<E> const& permutation,
+                        Vector<offset_t, E> const& rows_per_expert, InMatrix<float, E> topk_weights,
+                        Matrix<T, E> const& rows, Matrix<T, E> const& y) const;
+
   /// A shared expert: El = 1, row t is token t. Otherwise as forward().
   /// \param weights [T, 1], for instance a shared-expert gate; extent 0: 1
   /// \param y [T, H]
@@ -83,9 +103,19 @@ class ExpertMlp {
   void check_shapes(char const* function, InMatrix<T, E> const& x,
                     InMatrix<float, E> const& weights, offset_t slots_per_token,
                     Matrix<T, E> const& rows) const;
-  void run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
+  /// What forward() says of its arguments. \return the most rows that they can have
+  offset_t check_forward(InMatrix<T, E> const& x, Permutation<E> const& permutation,
+                         InMatrix<float, E> const& topk_weights, Matrix<T, E> const& rows) const;
+  /// Groups the slots, and computes, in one launch if that can be: else false, and nothing is done.
+  bool forward_at_once(E const& exec, InMatrix<T, E> x, InMatrix<index_t, E> expert_ids,
+                       Permutation<E> const& permutation,
+                       Vector<offset_t, E> const& rows_per_expert, InMatrix<float, E> topk_weights,
+                       Matrix<T, E> const& rows, T* y) const;
+  /// False: nothing was done, a stage needs a kernel of its own.
+  bool run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
            InVector<index_t, E> slot_of_row, index_t slots_per_token, offset_t num_rows,
-           InMatrix<float, E> weights, Matrix<T, E> const& rows) const;
+           InMatrix<float, E> weights, Matrix<T, E> const& rows,
+           detail::MlpStages const& stages) const;
 
   PackedWeights<E, T> gate_up_;
   PackedWeights<E, T> down_;

@@ -24,6 +24,23 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   }
 }
 
+/// Adds the eight elements.
+template <Operand Type>
+__device__ __forceinline__ void add_unpacked(float (&sum)[8], uint4 const& elements) {
+  std::uint32_t const words[4] = {elements.x, elements.y, elements.z, elements.w};
+#pragma unroll
+  for (int n = 0; n < 4; ++n) {
+    float2 v;
+    if constexpr (Type == Operand::bf16) {
+      v = __bfloat1622float2(reinterpret_cast<__nv_bfloat162 const&>(words[n]));
+    } else {
+      v = __half22float2(reinterpret_cast<__half2 const&>(words[n]));
+    }
+    sum[2 * n] += v.x;
+    sum[2 * n + 1] += v.y;
+  }
+}
+
 /// x * sigmoid(s)
 __device__ __forceinline__ float times_sigmoid(float x, float s) {
   return x * reciprocal_fast(1.0F + exp2_fast(s * -1.4426950408889634F));
@@ -47,21 +64,27 @@ __device__ __forceinline__ float activate_other(Act act, float x) {
   }
 }
 
-/// Calls `finish` with the activation of gate and up as a function: the choice is made once, not
-/// for each element.
+/// Calls `finish` with the activation of two sums as a function: the first of the half that lies
+/// first. The choice is made once, not for each element.
 template <class Finish>
 __device__ __forceinline__ void with_activation(Product const& product, Finish const& finish) {
-  if (product.act == Act::silu) {
+  bool const swapped = product.halves == Halves::up_first;
+  if (product.act == Act::silu && !swapped) {
     finish([](float gate, float up) { return times_sigmoid(gate, gate) * up; });
+  } else if (product.act == Act::silu) {
+    finish([](float up, float gate) { return times_sigmoid(gate, gate) * up; });
   } else if (product.act == Act::swiglu_oai) {
-    finish([&](float gate, float up) {
+    finish([&](float first, float second) {
+      float const gate = swapped ? second : first, up = swapped ? first : second;
       float const g = gate > product.limit ? product.limit : gate;
       float u = up > product.limit ? product.limit : up;
       u = u < -product.limit ? -product.limit : u;
       return times_sigmoid(g, product.alpha * g) * (u + 1.0F);
     });
   } else {
-    finish([&](float gate, float up) { return activate_other(product.act, gate) * up; });
+    finish([&](float first, float second) {
+      return activate_other(product.act, swapped ? second : first) * (swapped ? first : second);
+    });
   }
 }
 

@@ -11,14 +11,10 @@
 #include <string>
 
 #include "device/sm90/kernel.hpp"
+#include "device/sm90/launch.hpp"
 
 namespace kmoe::device::sm90 {
 namespace {
-
-void check(cudaError_t status, char const* what) {
-  if (status == cudaSuccess) return;
-  throw std::runtime_error("kmoe: " + std::string(what) + ": " + cudaGetErrorString(status));
-}
 
 /// What does not change while the program runs.
 struct Machine {
@@ -55,21 +51,8 @@ decltype(&cuTensorMapEncodeTiled) encoder() {
   return function;
 }
 
-template <Operand Type, class Tile>
-void launch_with(cudaStream_t stream, Launch const& what, int blocks) {
-  auto const kernel = experts_kernel<Type, Tile>;
-  static bool const raised = [&] {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit),
-          "shared memory of the expert kernel");
-    return true;
-  }();
-  static_cast<void>(raised);
-  kernel<<<blocks, Tile::threads, Tile::bytes(what.groups), stream>>>(what);
-  check(cudaGetLastError(), "launch of the expert kernel");
-}
-
 /// What B [groups, features, k] is for the copy engine.
-CUtensorMap encode(Product const& product, Operand operand, int groups) {
+CUtensorMap encode(Product const& product, Operand operand, int groups, cuuint32_t copy_features) {
   using u64 = cuuint64_t;
   u64 const k = u64(product.k), row = 2 * k, rows = u64(product.features), matrices = u64(groups);
   CUtensorMap map;
@@ -105,6 +88,13 @@ CUtensorMap encode(Product const& product, Operand operand, int groups) {
   return map;
 }
 
+void encode_maps(Launch& what, Operand operand, int copy_features) {
+  for (int p = 0; p < what.count; ++p) {
+    what.maps[p] =
+        encode(what.products[p], operand, what.groups, static_cast<cuuint32_t>(copy_features));
+  }
+}
+
 int ceil_div(std::int64_t n, std::int64_t d) {
   return static_cast<int>((n + d - 1) / d);
 }
@@ -120,15 +110,21 @@ void launch_of(cudaStream_t stream, Launch& what, Work const& work) {
     // Blocks of one processing cluster share few weights and few rows at a time (8 tiles of tokens
     // were best of 1 to 32). Enough tiles of the first product lie between a tile of the second
     // and its input.
-    what.band = 8;
+    what.band = work.tokens <= 64 ? 2 : 8;
     what.lag = ceil_div(3 * blocks, what.band * ceil_div(features, T::features));
-    launch_with<Type, T>(stream, what, blocks);
+    encode_maps(what, Type, T::copy_features);
+    launch_kernel<experts_kernel<Type, T>, T>(stream, what, blocks);
   };
-  if (work.tokens <= 64) {  // weights stream; a wide tile would leave multiprocessors idle
-    auto const active = std::min<std::int64_t>(work.rows, work.groups);
-    if (work.tokens <= 32 && 2 * active * ceil_div(features, 128) <= blocks) {
-      return with(Tile<64, 32, 14, 1>{});
-    }
+  if (fused_takes(what) && 5 * (ceil_div(work.rows, 128) + work.groups / 2) >= 2 * blocks) {
+    encode_maps(what, Type, 64);
+    return launch_fused(Type, stream, what, blocks);
+  }
+  // Weights stream past few rows. Narrow tiles keep all multiprocessors busy where there are few.
+  auto const active = std::min<std::int64_t>(work.rows, work.groups);
+  if (work.tokens <= 8 && active * ceil_div(features, 128) < 4 * blocks) {
+    return with(Tile<64, 8, 11, 1, 2>{});
+  }
+  if (work.tokens <= 64 && work.rows <= 8 * std::int64_t{work.groups}) {
     return with(Tile<128, 32, 9, 2>{});
   }
   std::int64_t const tiles = ceil_div(work.rows, 128) + work.groups;
@@ -136,8 +132,11 @@ void launch_of(cudaStream_t stream, Launch& what, Work const& work) {
   with(Tile<256, 128, 4, 2>{});
 }
 
+bool aligned(void const* p) {
+  return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+}
+
 bool fits(Product const& product) {
-  auto const aligned = [](void const* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
   int const step = product.halves == Halves::none ? 8 : 16;
   return product.k > 0 && product.k % 8 == 0 && product.features > 0 &&
          product.features % step == 0 && aligned(product.b) && aligned(product.in) &&
@@ -160,19 +159,28 @@ bool takes(Work const& work) {
   }
   // The tiles are numbered in 32 bits, with room for draws past the last; no tile is smaller.
   if ((rows / 32 + max_groups) * features >= std::int64_t{1} << 30) return false;
+  bool const groups_here = work.ids != nullptr;
+  if (groups_here && (work.num_slots > max_grouped || work.groups > max_grouped_groups)) {
+    return false;
+  }
+  if (work.y != nullptr) {
+    // More pieces of 16 bytes are better added by a kernel of their own.
+    constexpr std::int64_t most = std::int64_t{1} << 17;
+    bool const few = work.num_slots / work.slots_per_row * (work.products[1].features / 8) <= most;
+    if (!aligned(work.y) || !(work.slots_per_row == 1 || (groups_here && few))) return false;
+  }
   return available() && work.groups >= 1 && work.groups <= max_groups &&
          work.rows < (std::int64_t{1} << 31);
 }
 
 std::size_t num_counters(std::int64_t rows) {
-  constexpr int fewest = 32;  // rows of a tile
-  return 2 + static_cast<std::size_t>(rows / fewest + max_groups);
+  constexpr int fewest = 8;  // rows of a tile
+  return 3 + static_cast<std::size_t>(rows / fewest + max_groups);
 }
 
 void launch(void* stream, Operand operand, Work const& work) {
   Launch what{};
   for (int p = 0; p < work.count; ++p) {
-    what.maps[p] = encode(work.products[p], operand, work.groups);
     what.products[p] = work.products[p];
   }
   what.count = work.count;
@@ -182,6 +190,16 @@ void launch(void* stream, Operand operand, Work const& work) {
   what.slots = work.slots;
   what.max_rows = work.rows;
   what.counters = work.counters;
+  bool const direct = work.slots_per_row == 1;
+  what.sides = {work.ids,
+                static_cast<int>(work.num_slots),
+                work.offsets_out,
+                work.slots_out,
+                work.row_of_slot,
+                work.rows_per_group,
+                direct ? nullptr : work.y,
+                direct ? work.y : nullptr};
+  if (what.sides.direct != nullptr) what.products[1].out = work.y;
   auto const queue = static_cast<cudaStream_t>(stream);
   if (operand == Operand::bf16) {
     launch_of<Operand::bf16>(queue, what, work);

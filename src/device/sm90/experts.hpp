@@ -43,12 +43,24 @@ struct Work {
   std::int64_t rows;        ///< no more rows than these
   std::int64_t tokens;      ///< rows of the first `in`: no group has more, if ids are distinct
   std::uint32_t* counters;  ///< num_counters() zeros, and zeros again afterwards; two products
+
+  // Stages of an MLP beside the products. First, what is instead of offsets and slots: ids that are
+  // grouped here, by a stable counting sort whose result is told.
+  std::int32_t const* ids;       ///< [num_slots]; outside 0..groups-1: no row. Null: not this
+  std::int64_t num_slots;        ///< of row_of_slot
+  std::int64_t* offsets_out;     ///< [groups + 1]
+  std::int32_t* slots_out;       ///< of each row
+  std::int32_t* row_of_slot;     ///< or -1; without ids an input, for y
+  std::int64_t* rows_per_group;  ///< [groups] that the sizes are added to, or null
+  /// Then the sum of each token's rows in ascending slots: [num_slots / slots_per_row, H] or null.
+  void* y;
 };
 
 /// Whether the current device runs these kernels.
 bool available();
 
-/// Whether they can do that work: rows of whole 16-byte pieces, aligned; at most 1024 groups.
+/// Whether they can do that work: rows of whole 16-byte pieces, aligned; at most 1024 groups, 2048
+/// slots and 512 groups if it groups them. Sums want groups made here, or one slot per token.
 bool takes(Work const& work);
 
 /// Words of Work::counters for up to so many rows, whatever the groups.

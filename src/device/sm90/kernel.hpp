@@ -14,6 +14,7 @@
 /// of tiles later (Schedule), when its input is still in the second-level cache.
 
 #include "device/sm90/activation.hpp"
+#include "device/sm90/grouping.hpp"
 #include "device/sm90/ptx.hpp"
 #include "device/sm90/schedule.hpp"
 #include "device/sm90/wgmma.hpp"
@@ -29,12 +30,12 @@ struct Block {
   Schedule schedule;
 
   static constexpr int lead = Tile::groups == 2 && Tokens >= 128 ? 2 : 0;  // in tiles of k
-  using Sums = float[Tile::parts][Tokens / 2];
+  using Sums = float[Tile::parts][Tile::sums / 2];
 
   __device__ std::uint32_t stage(int s) const { return base + s * Tile::stage_bytes; }
   __device__ std::uint32_t full(int s) const { return base + Tile::barriers + 8 * s; }
   __device__ std::uint32_t empty(int s) const { return full(Stages + s); }
-  __device__ std::uint32_t* ready(int tile) const { return launch.counters + 2 + tile; }
+  __device__ std::uint32_t* ready(int tile) const { return launch.counters + 3 + tile; }
   __device__ Task* task_at(int place) const {
     return reinterpret_cast<Task*>(memory + Tile::tasks) + place;
   }
@@ -43,41 +44,18 @@ struct Block {
   }
   __device__ std::uint32_t task_empty(int place) const { return task_full(task_places + place); }
 
-  /// Cuts the groups into tiles. All threads.
+  /// All threads.
   __device__ void make_schedule() {
-    auto* const first_tile = reinterpret_cast<int*>(memory + Tile::tables);
-    int* const first_row = first_tile + launch.groups + 1;
-    for (int g = threadIdx.x; g <= launch.groups; g += Tile::threads) {
-      first_row[g] = static_cast<int>(min(launch.offsets[g], launch.max_rows));
-    }
-    __syncthreads();
-    if (threadIdx.x < 32) {
-      int const lane = threadIdx.x;
-      int carry = 0;
-      for (int base_group = 0; base_group < launch.groups; base_group += 32) {
-        int const g = base_group + lane;
-        int sum = g < launch.groups ? (first_row[g + 1] - first_row[g] + Tokens - 1) / Tokens : 0;
-        int const own = sum;
-#pragma unroll
-        for (int d = 1; d < 32; d *= 2) {
-          int const below = __shfl_up_sync(~0U, sum, d);
-          if (lane >= d) sum += below;
-        }
-        if (g < launch.groups) first_tile[g] = carry + sum - own;
-        carry += __shfl_sync(~0U, sum, 31);
-      }
-      if (lane == 0) first_tile[launch.groups] = carry;
-    }
-    __syncthreads();
     auto const tiles = [&](int p) {
       return (launch.products[p].features + Tile::features - 1) / Tile::features;
     };
-    schedule = {first_tile,  first_row,  launch.groups, first_tile[launch.groups],
-                launch.band, launch.lag, tiles(0),      launch.count == 2 ? tiles(1) : 0};
+    schedule = cut_groups<Tokens>(launch, memory + Tile::tables, memory, tiles(0),
+                                  launch.count == 2 ? tiles(1) : 0);
   }
 
   __device__ int k_tiles(int product) const {
-    return (launch.products[product].k + tile_k - 1) / tile_k;
+    constexpr int k = Tile::depth * tile_k;
+    return (launch.products[product].k + k - 1) / k;
   }
 
   /// The number of the next tile. Drawn from a counter where tiles wait for others, so that each
@@ -86,6 +64,14 @@ struct Block {
     if (launch.count == 1) return blockIdx.x + turn * gridDim.x;
     return static_cast<int>(atomicAdd(launch.counters + 1, 1U));
   }
+
+  /// While this tile of `tiles` steps is loaded: before which step the next one is drawn, and
+  /// before which it is handed out, `tiles`: after the last. Drawn late, so that no block sits on a
+  /// tile that another one could begin; handed out when the draw has come back.
+  __device__ static int drawn_at(int tiles) {
+    return min(tiles - 1, max(tiles - Stages - 2, Stages));
+  }
+  __device__ static int handed_at(int tiles) { return max(tiles - Stages, drawn_at(tiles) + 1); }
 
   /// Thread 0: hands out the tiles, and brings their weights as far ahead as there are stages.
   __device__ void load_weights(int number) {
@@ -101,30 +87,32 @@ struct Block {
     };
     Task task = hand_out(number);
     for (int turn = 1; task.product >= 0; ++turn) {
-      number = draw(turn);
       Product const& product = launch.products[task.product];
       CUtensorMap const* const map = &launch.maps[task.product];
       int const tiles = k_tiles(task.product);
+      int const handed = handed_at(tiles);
       Task next;
       for (int kt = 0; kt < tiles; ++kt) {
-        // The loaders of rows want to know the next tile before this one can move on.
-        if (kt == Stages) next = hand_out(number);
+        if (kt == drawn_at(tiles)) number = draw(turn);
+        if (kt == handed) next = hand_out(number);
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
         std::uint32_t const barrier = full(ring.stage);
         barrier_arrive_expecting(barrier, Tile::weight_bytes);
 #pragma unroll
-        for (int part = 0; part < Tile::features / copy_features; ++part) {
-          std::uint32_t const to = stage(ring.stage) + part * copy_bytes;
-          int const feature = task.feature * Tile::features + part * copy_features;
+        for (int copy = 0; copy < Tile::weight_bytes / Tile::copy_bytes; ++copy) {
+          constexpr int parts = Tile::features / Tile::copy_features;
+          int const part = copy % parts, k = (kt * Tile::depth + copy / parts) * tile_k;
+          std::uint32_t const to = stage(ring.stage) + copy * Tile::copy_bytes;
+          int const feature = task.feature * Tile::features + part * Tile::copy_features;
           if (product.halves == Halves::none) {
-            tensor_copy_3d(to, map, barrier, kt * tile_k, feature, task.group);
+            tensor_copy_3d(to, map, barrier, k, feature, task.group);
           } else {
-            tensor_copy_5d(to, map, barrier, kt * tile_k, 0, 0, feature / 16, task.group);
+            tensor_copy_5d(to, map, barrier, k, 0, 0, feature / 16, task.group);
           }
         }
         ring.next();
       }
-      if (tiles <= Stages) next = hand_out(number);
+      if (handed >= tiles) next = hand_out(number);
       task = next;
     }
   }
@@ -157,13 +145,13 @@ struct Block {
     // Where the rows of the next tile lie is looked up while this one is on its way.
     int rows[own_rows];
     auto const look_up = [&](Task const& task) {
-      bool const slots = launch.slots != nullptr && launch.products[task.product].gather;
+      bool const slots = launch.products[task.product].gather;
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
         // Rows past the end repeat the last one: their columns of D are not stored.
         int const row =
             min(task.row + min(thread + n * loader_threads, max(task.count - 1, 0)), last_row);
-        rows[n] = slots ? launch.slots[row] : row;
+        rows[n] = slots ? schedule.slot(row) : row;
       }
     };
 
@@ -175,15 +163,13 @@ struct Block {
       Task const task = next;
       Product const& product = launch.products[task.product];
       int* const table = tables + buffer * Tokens;
-      int const divisor = launch.slots != nullptr && product.gather ? launch.slots_per_row : 1;
+      int const divisor = schedule.has_slots() && product.gather ? launch.slots_per_row : 1;
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
         int const r = thread + n * loader_threads;
         if (r < Tokens) table[r] = rows[n] / divisor;
       }
       named_barrier(1, loader_threads);
-      next = next_task(place);
-      if (next.product >= 0) look_up(next);
 
       std::uint32_t pieces[steps];  // where a row's piece begins, in 16 bytes
       std::uint32_t const pitch = product.k / 8;
@@ -197,32 +183,48 @@ struct Block {
       }
       auto const* const in = static_cast<uint4 const*>(product.in);
       int const tiles = k_tiles(task.product);
+      // The next tile is looked up while the last stages of this one are on their way. To hand it
+      // out at a step, the weights need the rows of all but Stages - 1 steps up to it.
+      int const look_ahead = handed_at(tiles) < tiles ? max(tiles - Stages, 0) : tiles;
       for (int kt = 0; kt < tiles; ++kt) {
+        if (kt == look_ahead) {
+          next = next_task(place);
+          if (next.product >= 0) look_up(next);
+        }
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
-        std::uint32_t const at[2] = {stage(ring.stage) + to[0], stage(ring.stage) + to[1]};
-        uint4 const* const from = in + kt * (tile_k / 8);
-        auto const bring = [&](auto const& copy) {
 #pragma unroll
-          for (int n = 0; n < steps; n += 2) {
-            if (n * step >= task.count) break;
+        for (int sub = 0; sub < Tile::depth; ++sub) {
+          int const k = (kt * Tile::depth + sub) * tile_k;
+          std::uint32_t const base = stage(ring.stage) + sub * Tokens * row_bytes;
+          std::uint32_t const at[2] = {base + to[0], base + to[1]};
+          uint4 const* const from = in + k / 8;
+          auto const bring = [&](auto const& copy) {
 #pragma unroll
-            for (int m = n; m < n + 2 && m < steps; ++m) {
-              if (first + m * step < Tokens) {
-                copy(at[m % 2] + m / 2 * 2 * step * row_bytes, from + pieces[m]);
+            for (int n = 0; n < steps; n += 2) {
+              if (n * step >= task.count) break;
+#pragma unroll
+              for (int m = n; m < n + 2 && m < steps; ++m) {
+                if (first + m * step < Tokens) {
+                  copy(at[m % 2] + m / 2 * 2 * step * row_bytes, from + pieces[m]);
+                }
               }
             }
+          };
+          if (k + tile_k <= product.k) {
+            bring([](std::uint32_t to, void const* from) { copy_async_16(to, from); });
+          } else {
+            bool const inside = k + piece * 8 < product.k;
+            bring([=](std::uint32_t to, void const* from) {
+              inside ? copy_async_16(to, from) : copy_async_zeros_16(to, in);
+            });
           }
-        };
-        if ((kt + 1) * tile_k <= product.k) {
-          bring([](std::uint32_t to, void const* from) { copy_async_16(to, from); });
-        } else {
-          bool const inside = kt * tile_k + piece * 8 < product.k;
-          bring([=](std::uint32_t to, void const* from) {
-            inside ? copy_async_16(to, from) : copy_async_zeros_16(to, in);
-          });
         }
         copy_async_arrive(full(ring.stage));
         ring.next();
+      }
+      if (look_ahead >= tiles) {
+        next = next_task(place);
+        if (next.product >= 0) look_up(next);
       }
     }
   }
@@ -238,15 +240,18 @@ struct Block {
       barrier_wait(full(ring.stage), ring.phase);
       proxy_fence();  // the rows came by ordinary copies
       std::uint32_t const at = stage(ring.stage);
-      auto const left = matrix_descriptor(at + group * Tile::parts * copy_bytes);
-      auto const right = matrix_descriptor(at + Tile::weight_bytes);
       wgmma_begin();
 #pragma unroll
-      for (int step = 0; step < tile_k / 16; ++step) {
+      for (int step = 0; step < Tile::depth * tile_k / 16; ++step) {
+        int const sub = step / (tile_k / 16), inner = step % (tile_k / 16);
+        auto const left = matrix_descriptor(at + sub * Tile::features * row_bytes +
+                                            group * Tile::parts * Tile::copy_bytes) +
+                          2 * inner;
+        auto const right =
+            matrix_descriptor(at + Tile::weight_bytes + sub * Tokens * row_bytes) + 2 * inner;
 #pragma unroll
         for (int part = 0; part < Tile::parts; ++part) {
-          wgmma<Type, N>(acc[part], left + part * (copy_bytes >> 4) + 2 * step, right + 2 * step,
-                         (kt | step) != 0);
+          wgmma<Type, N>(acc[part], left + part * (Tile::copy_bytes >> 4), right, (kt | step) != 0);
         }
       }
       wgmma_commit();
@@ -292,6 +297,8 @@ struct Block {
 
   template <Operand Type>
   __device__ void consume(int group);
+  template <Operand Type>
+  __device__ void add_rows(int barrier, int thread) const;
 };
 
 template <class Tile>
@@ -304,6 +311,7 @@ __device__ void Block<Tile>::consume(int group) {
   auto* const token_weights = reinterpret_cast<float*>(memory + Tile::weights) + group * Tokens;
   constexpr int own_rows = (Tokens + group_threads - 1) / group_threads;
 
+  clear_missing(launch, schedule, group * group_threads + thread, Tile::groups * group_threads);
   Ring<Stages> ring;
   Sums acc;
   Ring<task_places> place;
@@ -318,8 +326,7 @@ __device__ void Block<Tile>::consume(int group) {
       for (int n = 0; n < own_rows; ++n) {
         int const r = thread + n * group_threads;
         if (r < task.count) {
-          own_weights[n] =
-              product.weights[launch.slots != nullptr ? launch.slots[task.row + r] : task.row + r];
+          own_weights[n] = product.weights[schedule.slot(task.row + r)];
         }
       }
     }
@@ -337,12 +344,14 @@ __device__ void Block<Tile>::consume(int group) {
 
     auto* const out = static_cast<std::uint16_t*>(product.out);
     if (gated) {
-      constexpr int chunk = Tokens < 128 ? Tokens : 128;
+      constexpr int chunk = Tile::sums < 128 ? Tile::sums : 128;
+      constexpr int own = Tile::copy_features / 2;
       int const width = product.features / 2;
 #pragma unroll
       for (int part = 0; part < Tile::parts; ++part) {
         int const begin =
-            (task.feature * Tile::features + (group * Tile::parts + part) * copy_features) / 2;
+            (task.feature * Tile::features + (group * Tile::parts + part) * Tile::copy_features) /
+            2;
         int const feature = begin + 8 * warp + lane / 4;
         float bias[2] = {0.0F, 0.0F};
         if (product.bias != nullptr && feature < width) {
@@ -352,15 +361,12 @@ __device__ void Block<Tile>::consume(int group) {
           bias[0] = b[0];
           bias[1] = b[interleaved ? 1 : width];
         }
-        bool const swapped = product.halves == Halves::up_first;
         with_activation(product, [&](auto const& act) {
           auto const finish = [&](float first, float second) {
-            first += bias[0];
-            second += bias[1];
-            return act(swapped ? second : first, swapped ? first : second);
+            return act(first + bias[0], second + bias[1]);
           };
 #pragma unroll
-          for (int c = 0; c < Tokens; c += chunk) {
+          for (int c = 0; c < Tile::sums; c += chunk) {
             if (c < task.count) {
 #pragma unroll
               for (int j = c / 8; j < (c + chunk) / 8; j += 4) {
@@ -380,7 +386,7 @@ __device__ void Block<Tile>::consume(int group) {
 #pragma unroll
               for (int n = 0; n < chunk * 4 / group_threads; ++n) {
                 int const token = (thread + n * group_threads) / 4, piece = thread % 4;
-                if (c + token < task.count && begin + 8 * piece < width) {
+                if (c + token < task.count && 8 * piece < own && begin + 8 * piece < width) {
                   auto const value = *reinterpret_cast<uint4 const*>(
                       staged + token * 64 + ((piece ^ ((token >> 1) & 3)) << 4));
                   *reinterpret_cast<uint4*>(out + std::int64_t{task.row + c + token} * width +
@@ -393,12 +399,13 @@ __device__ void Block<Tile>::consume(int group) {
         });
       }
     } else {
-      constexpr int chunk = Tokens < 64 ? Tokens : 64;
+      constexpr int chunk = Tile::sums < 64 ? Tile::sums : 64;
+      constexpr int own = Tile::copy_features, stores = chunk * 8 / group_threads;
       int const width = product.features;
 #pragma unroll
       for (int part = 0; part < Tile::parts; ++part) {
         int const begin =
-            task.feature * Tile::features + (group * Tile::parts + part) * copy_features;
+            task.feature * Tile::features + (group * Tile::parts + part) * Tile::copy_features;
         int const feature = begin + 16 * warp + lane / 4;
         float bias[2] = {0.0F, 0.0F};
         if (product.bias != nullptr) {
@@ -408,8 +415,16 @@ __device__ void Block<Tile>::consume(int group) {
         }
         auto const finish = [&](auto const& act) {
 #pragma unroll
-          for (int c = 0; c < Tokens; c += chunk) {
+          for (int c = 0; c < Tile::sums; c += chunk) {
             if (c < task.count) {
+              int to[stores];
+#pragma unroll
+              for (int n = 0; n < stores; ++n) {
+                int const token = c + (thread + n * group_threads) / 8;
+                to[n] = task.row + token;
+                if (launch.sides.direct != nullptr && token < task.count)
+                  to[n] = schedule.slot(to[n]);
+              }
 #pragma unroll
               for (int j = c / 8; j < (c + chunk) / 8; j += 2) {
                 if (8 * j < task.count) {
@@ -433,13 +448,13 @@ __device__ void Block<Tile>::consume(int group) {
               }
               named_barrier(barrier, group_threads);
 #pragma unroll
-              for (int n = 0; n < chunk * 8 / group_threads; ++n) {
+              for (int n = 0; n < stores; ++n) {
                 int const token = (thread + n * group_threads) / 8, piece = thread % 8;
-                if (c + token < task.count && begin + 8 * piece < width) {
+                if (c + token < task.count && 8 * piece < own && begin + 8 * piece < width) {
                   auto const value = *reinterpret_cast<uint4 const*>(staged + token * 128 +
                                                                      ((piece ^ (token & 7)) << 4));
-                  *reinterpret_cast<uint4*>(out + std::int64_t{task.row + c + token} * width +
-                                            begin + 8 * piece) = value;
+                  *reinterpret_cast<uint4*>(out + std::int64_t{to[n]} * width + begin + 8 * piece) =
+                      value;
                 }
               }
               named_barrier(barrier, group_threads);
@@ -453,10 +468,51 @@ __device__ void Block<Tile>::consume(int group) {
         }
       }
     }
-    if (task.product == 0 && launch.count == 2 && thread == 0) {
+    bool const tells = task.product == 0 ? launch.count == 2 : launch.sides.sums != nullptr;
+    if (tells && thread == 0) {
       __threadfence();
-      add_release(ready(task.tile), 1);
+      add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
     }
+  }
+  if (launch.sides.sums != nullptr) add_rows<Type>(barrier, group * group_threads + thread);
+}
+
+/// This block's share of the sums of tokens, once all rows are there: they are with blocks that
+/// run.
+template <class Tile>
+template <Operand Type>
+__device__ void Block<Tile>::add_rows(int barrier, int thread) const {
+  if (thread % group_threads == 0) {
+    std::uint32_t const expected = schedule.num_tiles * schedule.features1 * Tile::groups;
+    while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
+  }
+  named_barrier(barrier, group_threads);
+  constexpr int threads = Tile::groups * group_threads, batch = 4;  // rows in flight
+  int const pieces = launch.products[1].features / 8, k = launch.slots_per_row;
+  int const count = launch.sides.num_slots / k * pieces;
+  auto const* const rows = static_cast<uint4 const*>(launch.products[1].out);
+  for (int i = blockIdx.x * threads + thread; i < count; i += gridDim.x * threads) {
+    int const token = i / pieces, piece = i - token * pieces;
+    float sum[8] = {};
+    for (int first = 0; first < k; first += batch) {
+      int at[batch];
+      uint4 part[batch];
+#pragma unroll
+      for (int n = 0; n < batch; ++n) {
+        at[n] = first + n < k ? schedule.short_rows[token * k + first + n] : -1;
+      }
+#pragma unroll
+      for (int n = 0; n < batch; ++n) {
+        if (at[n] >= 0) part[n] = __ldcg(rows + std::int64_t{at[n]} * pieces + piece);
+      }
+#pragma unroll
+      for (int n = 0; n < batch; ++n) {
+        if (at[n] >= 0) add_unpacked<Type>(sum, part[n]);
+      }
+    }
+    static_cast<uint4*>(launch.sides.sums)[i] = {
+        pack<Type>(sum[0], sum[1]), pack<Type>(sum[2], sum[3]), pack<Type>(sum[4], sum[5]),
+        pack<Type>(sum[6], sum[7])};
   }
 }
 
@@ -466,9 +522,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   extern __shared__ char raw[];
   std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
   Block<Tile> block{launch, base, raw + (base - address), {}};
-  int number = 0;
   if (threadIdx.x == 0) {
-    number = block.draw(0);
     for (int p = 0; p < launch.count; ++p) tensor_prefetch(&launch.maps[p]);
     constexpr int consumer_warps = Tile::groups * group_threads / 32;
     for (int s = 0; s < Tile::stages; ++s) {
@@ -481,6 +535,9 @@ __global__ void __launch_bounds__(Tile::threads, 1)
     }
     barrier_init_fence();
   }
+  wait_for_kernels_before();
+  let_next_begin();
+  int const number = threadIdx.x == 0 ? block.draw(0) : 0;
   block.make_schedule();
 
   if (threadIdx.x < group_threads) {
@@ -501,7 +558,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
     __syncthreads();
     bool const last = threadIdx.x == 0 && atomicAdd(launch.counters, 1U) == gridDim.x - 1;
     if (__syncthreads_or(last) != 0) {
-      for (int t = threadIdx.x; t < block.schedule.num_tiles + 2; t += Tile::threads) {
+      for (int t = threadIdx.x; t < block.schedule.num_tiles + 3; t += Tile::threads) {
         launch.counters[t] = 0;
       }
     }

@@ -112,6 +112,18 @@ __device__ __forceinline__ void add_release(std::uint32_t* word, std::uint32_t v
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
 }
 
+// Kernels of one queue (CUDA, "programmatic dependent launch")
+
+/// Until all kernels before this one have ended and their writes are visible. Nothing that they may
+/// write is read before.
+__device__ __forceinline__ void wait_for_kernels_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+/// The next one may take the multiprocessors that are free, and wait there.
+__device__ __forceinline__ void let_next_begin() {
+  asm volatile("griddepcontrol.launch_dependents;");
+}
+
 // Registers
 
 template <int Count>
@@ -123,6 +135,14 @@ __device__ __forceinline__ void registers_give() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
 }
 
+/// What `value` is made of is computed before what follows: the compiler would otherwise let it
+/// sink to its first use, across barriers.
+__device__ __forceinline__ void settle(std::uint32_t value) {
+  asm volatile(
+      "{\n\t.reg .pred p;\n\tsetp.eq.u32 p, %0, 0x7fc1beef;\n\t@p nanosleep.u32 0;\n\t}" ::"r"(
+          value));
+}
+
 /// Stores four transposed 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8
 /// of matrix l / 8.
 __device__ __forceinline__ void store_transposed(std::uint32_t row, std::uint32_t m0,
@@ -131,6 +151,19 @@ __device__ __forceinline__ void store_transposed(std::uint32_t row, std::uint32_
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
                "r"(m0), "r"(m1), "r"(m2), "r"(m3)
                : "memory");
+}
+
+/// Four lanes in a row hold a row each of a 4 x 4 matrix, and then a column each; `own` = lane % 4.
+__device__ __forceinline__ void transpose_words(std::uint32_t (&v)[4], int own) {
+  auto const exchange = [&](std::uint32_t& low, std::uint32_t& high, int distance) {
+    bool const upper = (own & distance) != 0;
+    std::uint32_t const got = __shfl_xor_sync(~0U, upper ? low : high, distance);
+    (upper ? low : high) = got;
+  };
+  exchange(v[0], v[1], 1);
+  exchange(v[2], v[3], 1);
+  exchange(v[0], v[2], 2);
+  exchange(v[1], v[3], 2);
 }
 
 /// 2^x and 1/x to about 22 bits.

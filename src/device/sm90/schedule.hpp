@@ -11,12 +11,24 @@
 
 namespace kmoe::device::sm90 {
 
-inline constexpr int copy_features = 64, tile_k = 64;  // of one bulk copy of weights
-inline constexpr int row_bytes = 2 * tile_k;           // of a tile in shared memory
-inline constexpr int copy_bytes = copy_features * row_bytes;
+inline constexpr int tile_k = 64;
+inline constexpr int row_bytes = 2 * tile_k;  // of a tile in shared memory
 inline constexpr int loader_threads = 96, group_threads = 128;
 inline constexpr int shared_limit = 232448;
 inline constexpr int max_groups = 1024;
+
+/// What there is to do beside the products, see Work.
+struct Sides {
+  std::int32_t const* ids;
+  int num_slots;
+  std::int64_t* offsets;
+  std::int32_t* slots;
+  std::int32_t* row_of_slot;
+  std::int64_t* rows_per_group;
+  void* sums;    // y of several slots per token
+  void* direct;  // y of one: the second product's output, by slot
+};
+inline constexpr int max_grouped = 2048, max_grouped_groups = 512;
 
 /// What the blocks of one launch are told.
 struct Launch {
@@ -26,9 +38,11 @@ struct Launch {
   std::int64_t const* offsets;
   std::int32_t const* slots;
   std::int64_t max_rows;
-  std::uint32_t* counters;  // blocks that are done, tiles handed out, then one for each tile of
-                            // tokens: groups that have finished a tile of its first product
+  std::uint32_t* counters;  // blocks that are done, tiles handed out, warpgroups that have finished
+                            // a tile of the second product; then for each tile of tokens those
+                            // that have finished a tile of its first product
   int band, lag;            // see Schedule::task
+  Sides sides;
 };
 
 /// One tile of one product: rows [row, row + count) of a group by one tile of features.
@@ -39,15 +53,27 @@ struct Task {
 };
 inline constexpr int task_places = 4;  // between the thread that hands them out and the warps
 
+/// Of the tables of a Schedule.
+constexpr int bytes_of_tables(int groups) {
+  return 2 * (groups + 1) * 4 + (groups <= max_grouped_groups ? 2 * max_grouped * 2 : 0);
+}
+
 /// Sizes of a tile, and the shared memory of a block that works on it: `Groups` warpgroups multiply
-/// Features / Groups features each, 64 in one instruction.
-template <int Features, int Tokens, int Stages, int Groups>
+/// Features / Groups features each, 64 in one instruction. With 32 features the other half of an
+/// instruction's rows is what happens to lie there, and is not stored.
+/// A stage is Depth times 64 of k.
+template <int Features, int Tokens, int Stages, int Groups, int Depth = 1>
 struct Tile {
   static constexpr int features = Features, tokens = Tokens, stages = Stages, groups = Groups;
-  static constexpr int parts = Features / Groups / 64;  // instructions side by side in a group
+  static constexpr int depth = Depth;
+  static constexpr int parts =
+      Features < 64 ? 1 : Features / Groups / 64;                      // instructions of a group
+  static constexpr int copy_features = Features < 64 ? Features : 64;  // of one bulk copy
+  static constexpr int copy_bytes = copy_features * row_bytes;
+  static constexpr int sums = Tokens < 32 ? 32 : Tokens;  // tokens that registers are kept for
   static constexpr int threads = (1 + Groups) * group_threads;
-  static constexpr int weight_bytes = Features * row_bytes;
-  static constexpr int stage_bytes = weight_bytes + Tokens * row_bytes;
+  static constexpr int weight_bytes = Depth * Features * row_bytes;
+  static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
   static constexpr int staging_bytes = 8192;  // of each group
   static constexpr int staging = Stages * stage_bytes;
   static constexpr int rows = staging + Groups * staging_bytes;   // int [2][Tokens]
@@ -55,17 +81,26 @@ struct Tile {
   static constexpr int barriers = weights + Groups * Tokens * 4;  // full, empty
   static constexpr int tasks = barriers + 2 * Stages * 8;         // Task [task_places], full, empty
   static constexpr int tables = tasks + task_places * (sizeof(Task) + 16);
-  static int bytes(int experts) { return 1024 + tables + 2 * (experts + 1) * 4; }
-  static_assert(1024 + tables + 2 * 4 * (max_groups + 1) <= shared_limit);
+  static int bytes(int groups) { return 1024 + tables + bytes_of_tables(groups); }
+  static_assert(1024 + tables + bytes_of_tables(max_groups) <= shared_limit);
+  static_assert(1024 + tables + bytes_of_tables(max_grouped_groups) <= shared_limit);
+  static_assert(threads / 32 * max_grouped_groups * 2 <= Stages * stage_bytes);  // count_slots
 };
 
 /// The tiles of tokens and the order of the work; the same on every block.
 struct Schedule {
-  int const* first_tile;  // [groups + 1]
-  int const* first_row;   // [groups + 1]
+  int const* first_tile;             // [groups + 1]
+  int const* first_row;              // [groups + 1]
+  std::int32_t const* slots;         // of each row, in global memory
+  std::uint16_t const* short_slots;  // or here; neither: row r is slot r
+  std::int16_t const* short_rows;    // of each slot, or -1; with short_slots
   int groups, num_tiles, band, lag;
   int features0, features1;  // tiles; features1 = 0: one product
 
+  __device__ bool has_slots() const { return slots != nullptr || short_slots != nullptr; }
+  __device__ int slot(int row) const {
+    return short_slots != nullptr ? short_slots[row] : slots != nullptr ? slots[row] : row;
+  }
   __device__ int num_items() const { return num_tiles * (features0 + features1); }
 
   /// The i-th tile.

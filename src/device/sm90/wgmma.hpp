@@ -55,6 +55,7 @@ __device__ __forceinline__ void wgmma_wait() {
 #define KMOE_D8(i) KMOE_D4(i), KMOE_D4(i + 4)
 #define KMOE_D16(i) KMOE_D8(i), KMOE_D8(i + 8)
 #define KMOE_D32(i) KMOE_D16(i), KMOE_D16(i + 16)
+#define KMOE_D64(i) KMOE_D32(i), KMOE_D32(i + 32)
 #define KMOE_WGMMA(n, type, registers, a, b, add, ...)                                        \
   asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #add                                  \
                ", 0;\n\t"                                                                     \
@@ -120,6 +121,53 @@ __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint64_t left, std:
   // clang-format on
 }
 
+// The same with a in registers: rows and columns as of d, 16 columns in four words.
+#define KMOE_R0_15                                                                         \
+  KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5 ", " KMOE_R6    \
+          ", " KMOE_R7 ", " KMOE_R8 ", " KMOE_R9 ", " KMOE_R10 ", " KMOE_R11 ", " KMOE_R12 \
+          ", " KMOE_R13 ", " KMOE_R14 ", " KMOE_R15
+#define KMOE_R16_23                                                                  \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define KMOE_R24_31                                                                        \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, " \
+  "%111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, "   \
+  "%125, %126, %127"
+#define KMOE_WGMMA_A(n, type, registers, a0, a1, a2, a3, b, add, ...)                         \
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #add                                  \
+               ", 0;\n\t"                                                                     \
+               "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers \
+               "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b ", p, 1, 1, 0;\n\t}"       \
+               : __VA_ARGS__                                                                  \
+               : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right),          \
+                 "r"(accumulate))
+#define KMOE_SHAPE_A(n, registers, a0, a1, a2, a3, b, add, ...)              \
+  if constexpr (N == n && Type == Operand::bf16)                             \
+    KMOE_WGMMA_A(n, "bf16", registers, a0, a1, a2, a3, b, add, __VA_ARGS__); \
+  if constexpr (N == n && Type == Operand::f16)                              \
+  KMOE_WGMMA_A(n, "f16", registers, a0, a1, a2, a3, b, add, __VA_ARGS__)
+
+template <Operand Type, int N>
+__device__ __forceinline__ void wgmma(float (&d)[N / 2], std::uint32_t const (&left)[4],
+                                      std::uint64_t right, int accumulate) {
+  static_assert(N == 64 || N == 128 || N == 192 || N == 256);
+  // clang-format off
+  KMOE_SHAPE_A(64, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5
+               ", " KMOE_R6 ", " KMOE_R7,
+               32, 33, 34, 35, 36, 37, KMOE_D32(0));
+  KMOE_SHAPE_A(128, KMOE_R0_15, 64, 65, 66, 67, 68, 69, KMOE_D64(0));
+  KMOE_SHAPE_A(192, KMOE_R0_15 ", " KMOE_R16_23, 96, 97, 98, 99, 100, 101,
+               KMOE_D64(0), KMOE_D32(64));
+  KMOE_SHAPE_A(256, KMOE_R0_15 ", " KMOE_R16_23 ", " KMOE_R24_31, 128, 129, 130, 131, 132, 133,
+               KMOE_D64(0), KMOE_D64(64));
+  // clang-format on
+}
+
+#undef KMOE_R0_15
+#undef KMOE_R16_23
+#undef KMOE_R24_31
+#undef KMOE_WGMMA_A
+#undef KMOE_SHAPE_A
 #undef KMOE_R0
 #undef KMOE_R1
 #undef KMOE_R2
@@ -140,6 +188,7 @@ __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint64_t left, std:
 #undef KMOE_D8
 #undef KMOE_D16
 #undef KMOE_D32
+#undef KMOE_D64
 #undef KMOE_WGMMA
 #undef KMOE_SHAPE
 

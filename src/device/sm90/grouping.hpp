@@ -1,0 +1,165 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+/// \file
+/// What each block does by itself before the products: it groups few slots by their ids, a stable
+/// counting sort in shared memory (all blocks come to the same result), and cuts the groups into
+/// tiles. And rows of the result that no expert makes.
+
+#include "device/sm90/ptx.hpp"
+#include "device/sm90/schedule.hpp"
+
+namespace kmoe::device::sm90 {
+
+/// What a block knows of its slots while it groups them: a warp has those from `first` on.
+struct OwnSlots {
+  static constexpr int most = max_grouped / 256 + 1;  // of a thread, with 8 warps or more
+  int first, rounds;
+  int group[most], rank[most];  // group < 0: none
+};
+
+/// Counts the slots of each group: sizes[g], and counts[w][g] of the warps before w. All threads of
+/// a block; `counts` in shared memory.
+__device__ inline void count_slots(Sides const& what, int groups, std::uint16_t* counts, int* sizes,
+                                   OwnSlots& own) {
+  int const warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  own.rounds = (what.num_slots + blockDim.x - 1) / blockDim.x;
+  own.first = warp * own.rounds * 32 + lane;
+#pragma unroll
+  for (int i = 0; i < OwnSlots::most; ++i) {
+    int const slot = own.first + i * 32;
+    own.group[i] = i < own.rounds && slot < what.num_slots ? what.ids[slot] : -1;
+    if (own.group[i] >= groups) own.group[i] = -1;
+  }
+  std::uint16_t* const mine = counts + warp * groups;
+  for (int g = lane; g < groups; g += 32) mine[g] = 0;
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < OwnSlots::most; ++i) {
+    if (i >= own.rounds) break;
+    int const g = own.group[i];
+    std::uint32_t const same = __match_any_sync(~0U, g);
+    int const before = __popc(same & ((1U << lane) - 1));
+    int const counted = g >= 0 ? mine[g] : 0;
+    __syncwarp();
+    if (g >= 0 && before == 0) mine[g] = static_cast<std::uint16_t>(counted + __popc(same));
+    __syncwarp();
+    own.rank[i] = counted + before;
+  }
+  __syncthreads();
+  for (int g = threadIdx.x; g < groups; g += blockDim.x) {
+    int sum = 0;
+    for (int w = 0; w < warps; ++w) {
+      int const counted = counts[w * groups + g];
+      counts[w * groups + g] = static_cast<std::uint16_t>(sum);
+      sum += counted;
+    }
+    sizes[g] = sum;
+  }
+}
+
+/// Gives the slots their rows, once first_row is known; the first block tells the others' kernels.
+__device__ inline void place_slots(Sides const& what, int groups, std::uint16_t const* counts,
+                                   int const* first_row, OwnSlots const& own, std::uint16_t* slots,
+                                   std::int16_t* rows) {
+  bool const tells = blockIdx.x == 0;
+  std::uint16_t const* const before = counts + threadIdx.x / 32 * groups;
+#pragma unroll
+  for (int i = 0; i < OwnSlots::most; ++i) {
+    int const slot = own.first + i * 32, g = own.group[i];
+    if (i >= own.rounds || slot >= what.num_slots) break;
+    int const row = g < 0 ? -1 : first_row[g] + before[g] + own.rank[i];
+    if (g >= 0) slots[row] = static_cast<std::uint16_t>(slot);
+    rows[slot] = static_cast<std::int16_t>(row);
+    if (tells) what.row_of_slot[slot] = row;
+    if (tells && g >= 0) what.slots[row] = slot;
+  }
+  if (!tells) return;
+  for (int g = threadIdx.x; g <= groups; g += blockDim.x) {
+    what.offsets[g] = first_row[g];
+    if (g < groups && what.rows_per_group != nullptr) {
+      what.rows_per_group[g] += first_row[g + 1] - first_row[g];
+    }
+  }
+}
+
+/// Cuts the groups into tiles of up to Tokens rows, and groups the slots before, if that is to be
+/// done here. All threads of a block; shared memory: `tables` of bytes_of_tables(), `scratch` of
+/// two bytes for each group and warp.
+template <int Tokens>
+__device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* scratch,
+                                      int features0, int features1) {
+  auto* const first_tile = reinterpret_cast<int*>(tables);
+  int* const first_row = first_tile + launch.groups + 1;
+  auto* const short_slots = reinterpret_cast<std::uint16_t*>(first_row + launch.groups + 1);
+  auto* const short_rows = reinterpret_cast<std::int16_t*>(short_slots + max_grouped);
+  auto* const counts = reinterpret_cast<std::uint16_t*>(scratch);
+  bool const grouping = launch.sides.ids != nullptr;
+  OwnSlots own;
+  if (grouping) {
+    count_slots(launch.sides, launch.groups, counts, first_row, own);
+  } else {
+    for (int g = threadIdx.x; g <= launch.groups; g += blockDim.x) {
+      first_row[g] = static_cast<int>(min(launch.offsets[g], launch.max_rows));
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    int const lane = threadIdx.x;
+    int tiles_before = 0, rows_before = 0;
+    for (int begin = 0; begin < launch.groups; begin += 32) {
+      int const g = begin + lane;
+      bool const there = g < launch.groups;
+      int const rows = !there ? 0 : grouping ? first_row[g] : first_row[g + 1] - first_row[g];
+      int const tiles = (rows + Tokens - 1) / Tokens;
+      int tile_sum = tiles, row_sum = rows;
+#pragma unroll
+      for (int d = 1; d < 32; d *= 2) {
+        int const t = __shfl_up_sync(~0U, tile_sum, d), r = __shfl_up_sync(~0U, row_sum, d);
+        if (lane >= d) tile_sum += t, row_sum += r;
+      }
+      if (there) first_tile[g] = tiles_before + tile_sum - tiles;
+      if (there && grouping) first_row[g] = rows_before + row_sum - rows;
+      tiles_before += __shfl_sync(~0U, tile_sum, 31);
+      rows_before += __shfl_sync(~0U, row_sum, 31);
+    }
+    if (lane == 0) first_tile[launch.groups] = tiles_before;
+    if (lane == 0 && grouping) first_row[launch.groups] = rows_before;
+  }
+  __syncthreads();
+  if (grouping) {
+    place_slots(launch.sides, launch.groups, counts, first_row, own, short_slots, short_rows);
+    proxy_fence();  // bulk copies will overwrite the scratch
+    __syncthreads();
+  }
+  return {first_tile,
+          first_row,
+          grouping ? nullptr : launch.slots,
+          grouping ? short_slots : nullptr,
+          grouping ? short_rows : nullptr,
+          launch.groups,
+          first_tile[launch.groups],
+          launch.band,
+          launch.lag,
+          features0,
+          features1};
+}
+
+/// Zeros for the tokens that have no expert, where the experts write to y. Called by the
+/// multiplying threads: `thread` of `threads`.
+__device__ inline void clear_missing(Launch const& launch, Schedule const& schedule, int thread,
+                                     int threads) {
+  Sides const& what = launch.sides;
+  if (what.direct == nullptr) return;
+  int const pieces = launch.products[1].features / 8;
+  for (int slot = blockIdx.x * threads + thread; slot < what.num_slots;
+       slot += gridDim.x * threads) {
+    int const row = what.ids != nullptr ? schedule.short_rows[slot] : what.row_of_slot[slot];
+    if (row >= 0) continue;
+    auto* const y = static_cast<uint4*>(what.direct) + std::int64_t{slot} * pieces;
+    for (int p = 0; p < pieces; ++p) y[p] = {0, 0, 0, 0};
+  }
+}
+
+}  // namespace kmoe::device::sm90

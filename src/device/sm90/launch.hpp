@@ -1,0 +1,48 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+/// \file
+/// How the kernels are launched.
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "device/sm90/schedule.hpp"
+
+namespace kmoe::device::sm90 {
+
+inline void check(cudaError_t status, char const* what) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error("kmoe: " + std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+template <auto Kernel, class Tile>
+void launch_kernel(cudaStream_t stream, Launch const& what, int blocks) {
+  static bool const raised = [] {
+    check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit),
+          "shared memory of the expert kernel");
+    return true;
+  }();
+  static_cast<void>(raised);
+  cudaLaunchAttribute early{};  // the kernel waits by itself for the ones before it
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = Tile::threads;
+  config.dynamicSmemBytes = Tile::bytes(what.groups);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, Kernel, what), "launch of the expert kernel");
+}
+
+/// The kernel that keeps the intermediate on the chip (fused.hpp): whether it can, and its launch.
+/// One block works on 128 rows: it pays where there are enough of them for most multiprocessors.
+bool fused_takes(Launch const& what);
+void launch_fused(Operand operand, cudaStream_t stream, Launch const& what, int blocks);
+
+}  // namespace kmoe::device::sm90
