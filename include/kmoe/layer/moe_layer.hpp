@@ -38,9 +38,9 @@ struct LayerReport {
 
 /// A Mixture-of-Experts layer over the ranks of a communicator.
 ///
-/// Profiling tools of Kokkos see the regions kmoe::MoeLayer::build, ::forward and within it
-/// ::route,
-/// ::dispatch, ::experts, ::combine and ::shared; what was begun ends also when an error is thrown.
+/// Profiling tools of Kokkos see the regions kmoe::MoeLayer::build and kmoe::MoeLayer::forward, and
+/// within the latter its phases (shared, route, dispatch, experts, combine, named alike); what was
+/// begun ends also when an error is thrown.
 /// The environment variable KMOE_LOG (info, debug) asks for lines on stderr, KMOE_SUMMARY=FILE for
 /// a JSON file about the layers of a process, written when they end ("%r" in FILE is the rank;
 /// without it rank 0 writes; implies profiling). Nothing is printed or written otherwise.
