@@ -70,7 +70,7 @@ inline void exchange_halo(Grid const& g, Field const& u) {
   };
   Kokkos::deep_copy(host(out[0]), row(1));
   Kokkos::deep_copy(host(out[1]), row(g.rows));
-  host(in[0]), host(in[1]);
+  for (auto& buffer : in) buffer.resize(static_cast<std::size_t>(count));
   int const below = (g.rank + g.ranks - 1) % g.ranks, above = (g.rank + 1) % g.ranks;
   MPI_Sendrecv(out[0].data(), count, MPI_DOUBLE, below, 0, in[1].data(), count, MPI_DOUBLE, above,
                0, g.comm, MPI_STATUS_IGNORE);

@@ -82,7 +82,7 @@ class Panel {
         << "' fill='none' stroke='#888'/>\n";
     text(svg, left_, top - 12, title, "start", "bold");
     text(svg, left_ + width / 2, top + height + 38, x_name, "middle");
-    svg << "<text transform='translate(" << left_ - 46 << "," << top + height / 2
+    svg << "<text transform='translate(" << left_ - 58 << "," << top + height / 2
         << ") rotate(-90)' text-anchor='middle'>" << y_name << "</text>\n";
     for (double v : x_ticks) tick(svg, x(v), top + height, v, false);
     for (double e = std::ceil(y_low_ - 1e-9); e <= y_low_ + y_span_ + 1e-9; ++e) {
@@ -101,13 +101,19 @@ class Panel {
  private:
   static void tick(std::ostream& svg, double x, double y, double v, bool vertical) {
     char number[32];
-    std::snprintf(number, sizeof number, "%g", v);
+    std::snprintf(number, sizeof number, v < 0.01 ? "%.0e" : "%g", v);
     svg << "<path d='M" << x << " " << y << (vertical ? "h-5" : "v5") << "' stroke='#888'/>\n";
     text(svg, vertical ? x - 8 : x, vertical ? y + 4 : y + 19, number, vertical ? "end" : "middle");
   }
 
   double left_, x_low_, x_span_, y_low_, y_span_;
 };
+
+inline std::string name_of(Result const& r) {
+  char name[64];
+  std::snprintf(name, sizeof name, "tolerance %g", r.tolerance);
+  return r.method == "surrogate" ? r.method : name;
+}
 
 inline void write_plot(std::filesystem::path const& path, std::vector<Result> const& all) {
   auto const colour = [](Result const& r) {
@@ -125,7 +131,7 @@ inline void write_plot(std::filesystem::path const& path, std::vector<Result> co
   std::ofstream svg(path);
   svg << "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 820 340' font-family='sans-serif' "
          "font-size='12'>\n<rect width='820' height='340' fill='white'/>\n";
-  Panel const error(70, decade(least_us, false), decade(most_us, true), decade(least_error, false),
+  Panel const error(80, decade(least_us, false), decade(most_us, true), decade(least_error, false),
                     decade(most_error, true));
   std::vector<double> ticks;
   for (double v = decade(least_us, false); v < most_us * 10; v *= 10) ticks.push_back(v);
@@ -135,11 +141,9 @@ inline void write_plot(std::filesystem::path const& path, std::vector<Result> co
     if (r.ranks != all.front().ranks) break;
     double const x = error.x(r.us_per_cell), y = error.y(r.error);
     svg << "<circle cx='" << x << "' cy='" << y << "' r='5' fill='" << colour(r) << "'/>\n";
-    char name[64];
-    std::snprintf(name, sizeof name, "tolerance %g", r.tolerance);
-    Panel::text(svg, x + 8, y - 6, r.method == "surrogate" ? "surrogate" : name, "start");
+    Panel::text(svg, x + 8, y - 6, name_of(r), "start");
   }
-  Panel const ranks(490, 0.8, std::max(2, all.back().ranks) * 1.25, decade(least_ms, false),
+  Panel const ranks(480, 0.8, std::max(2, all.back().ranks) * 1.25, decade(least_ms, false),
                     decade(most_ms, true));
   ticks.clear();
   for (int p = 1; p <= all.back().ranks; p *= 2) ticks.push_back(p);
@@ -147,6 +151,9 @@ inline void write_plot(std::filesystem::path const& path, std::vector<Result> co
   for (auto const& r : all) {
     svg << "<circle cx='" << ranks.x(r.ranks) << "' cy='" << ranks.y(r.chemistry_ms)
         << "' r='5' fill='" << colour(r) << "'/>\n";
+    if (r.ranks == all.front().ranks) {
+      Panel::text(svg, ranks.x(r.ranks) + 8, ranks.y(r.chemistry_ms) - 6, name_of(r), "start");
+    }
     for (auto const& next : all) {
       if (next.ranks == 2 * r.ranks && next.method == r.method && next.tolerance == r.tolerance) {
         svg << "<path d='M" << ranks.x(r.ranks) << " " << ranks.y(r.chemistry_ms) << "L"

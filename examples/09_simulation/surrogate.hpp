@@ -10,8 +10,8 @@
 // The input layer is part of block0's gate_up weights and the output layer part of block1's down
 // weights, so there is nothing else to multiply. Enthalpy does not change and T follows from it;
 // the atoms of each element are restored by scaling species, and how much that takes says how far
-// to trust the result: cells beyond a limit, or outside of the range of the training data, go to
-// the direct integration.
+// to trust the result: cells beyond a limit, or whose inputs or outputs are outside of the range of
+// the training data, go to the direct integration.
 
 #include <filesystem>
 #include <memory>
@@ -46,6 +46,7 @@ struct Scaling {
   // Of a major species the network says asinh(change / floor), of the others, whose floor is 0, the
   // change of the fourth root of the mass fraction: these span many decades.
   double output[num_reactive], floor[num_reactive];
+  double least[num_reactive], most[num_reactive];  // that it was taught to say
 };
 
 // Gives species (all but N2) the H and O atoms of `before` by factors 1 + a_H H(s) + a_O O(s), and
@@ -105,6 +106,8 @@ class Surrogate {
     read("surrogate.high", scaling_.high, num_features);
     read("surrogate.output", scaling_.output, num_reactive);
     read("surrogate.floor", scaling_.floor, num_reactive);
+    read("surrogate.least", scaling_.least, num_reactive);
+    read("surrogate.most", scaling_.most, num_reactive);
     double conditions[2];
     read("surrogate.conditions", conditions, 2);
     conditions_ = {conditions[0], conditions[1]};
@@ -146,7 +149,7 @@ class Surrogate {
     auto const x = x_;
     auto const trusted = trusted_;
     Scaling const sc = scaling_;
-    int const n = g.n;
+    int const n = g.n, hidden = hidden_;
     Kokkos::parallel_for(
         "sim::embed", Kokkos::RangePolicy<Space>(0, count), KOKKOS_LAMBDA(int k) {
           int const cell = list(k);
@@ -157,6 +160,7 @@ class Surrogate {
             inside = inside && f[i] >= sc.low[i] && f[i] <= sc.high[i];
             x(k, i) = static_cast<float>((f[i] - sc.mean[i]) * sc.scale[i]);
           }
+          for (int i = num_features; i < hidden; ++i) x(k, i) = 0;  // add() has filled it
           trusted(k) = inside ? 1 : 0;
         });
   }
@@ -182,7 +186,9 @@ class Surrogate {
           int const cell = list(k);
           double* const before = &u(cell / n + 1, cell % n, 0);
           double after[num_species];
+          bool inside = true;
           for (int s = 0; s < num_reactive; ++s) {
+            inside = inside && y(k, s) >= sc.least[s] && y(k, s) <= sc.most[s];
             double const said = static_cast<double>(y(k, s)) * sc.output[s];
             double const mass = Kokkos::fmax(before[s] * m.weight[s], 0.0);
             double next = mass + sc.floor[s] * Kokkos::sinh(said);
@@ -194,7 +200,7 @@ class Surrogate {
             after[s] = Kokkos::fmax(next, 0.0) / m.weight[s];
           }
           after[N2] = before[N2];
-          if (!(restore_elements(m, before, after) <= limit)) {
+          if (!inside || !(restore_elements(m, before, after) <= limit)) {
             trusted(k) = 0;
             return;
           }

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """Trains the surrogate: two Mixture-of-Experts blocks, as surrogate.hpp runs them.
 
-    train.py [--epochs N] [--start FOLDER] --out FOLDER SAMPLES.npy...
+    train.py [--epochs N] [--minutes M] [--start FOLDER] --out FOLDER SAMPLES.npy...
 
 Needs torch, numpy and safetensors; runs on a CPU. SAMPLES come from `simulation --sample`. The
 folder it writes is a checkpoint of model type mixtral, whose MoE blocks these are.
@@ -162,6 +162,8 @@ def main():
     inputs[:, :x.shape[1]] = torch.tensor((x - scaling["mean"]) * scaling["scale"])
     target = torch.tensor(raw_target(change, scaling["floor"], n) / scaling["output"],
                           dtype=torch.float32)
+    low, high = (v.double().numpy() for v in (target.min(dim=0).values, target.max(dim=0).values))
+    scaling["least"], scaling["most"] = low - 0.02 * abs(low), high + 0.02 * abs(high)
     order = torch.randperm(len(x))
     check, train = order[:len(x) // 20], order[len(x) // 20:]
     print(f"{len(x)} samples, {sum(p.numel() for p in model.parameters())} parameters", flush=True)

@@ -60,8 +60,7 @@ class Checkpoint {
 
   template <ExecutionSpace E, Element T>
   friend LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint,
-                                         MoeBlock const& block,
-                                         std::span<index_t const> experts);
+                                         MoeBlock const& block, std::span<index_t const> experts);
 };
 
 /// Weights of `block` for the experts with the given global ids, in that order, converted to T (all
