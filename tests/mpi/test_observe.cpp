@@ -116,7 +116,10 @@ TEST(Observe, RegionsAreNamedAndBalanced) {
        {"build", "forward", "route", "dispatch", "experts", "combine", "shared"}) {
     EXPECT_TRUE(Regions::has(std::string("kmoe::MoeLayer::") + name)) << name;
   }
-  for (auto const& name : Regions::opened) EXPECT_EQ(name.rfind("kmoe::", 0), 0U) << name;
+  for (auto const& name : Regions::opened) {
+    // Kokkos Kernels opens regions of its own inside of ours.
+    EXPECT_TRUE(name.starts_with("kmoe::") || name.starts_with("KokkosBlas::")) << name;
+  }
 }
 
 TEST(Observe, RegionsAreBalancedAfterAThrow) {
