@@ -183,7 +183,7 @@ KOKKOS_INLINE_FUNCTION void solve(double const (*a)[num_unknowns], int const* pi
 
 struct Tolerance {
   double relative = 1e-4;
-  double moles = 1e-8;  // absolute, mol/kg, scaled with `relative` / 1e-4 by the caller
+  double moles = 1e-6;  // absolute, mol/kg
 };
 
 // Advances y by `span` seconds. `h` is the first step to try, and afterwards the one to try next.
