@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <vector>
 
 #include "cli/commands.hpp"
 #include "cli/pending_file.hpp"

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <tuple>
 
 #include <kmoe/core/config.hpp>
 #include <kmoe/core/error.hpp>

@@ -4,6 +4,7 @@
 // What can be seen of a layer from outside: regions of profiling tools, KMOE_LOG, KMOE_SUMMARY, and
 // the routing that forward() uses.
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <optional>
