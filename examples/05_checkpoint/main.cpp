@@ -6,7 +6,7 @@
 //
 //   mpirun -n 4 checkpoint tests/golden/qwen3_moe
 //
-// The README shows this program.
+// The README shows this program (tests/docs compares).
 
 #include <cstdio>
 

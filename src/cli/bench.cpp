@@ -25,12 +25,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-template <class V, class... Extents>
-V allocate(char const* label, Extents... extents) {
-  return V(Kokkos::view_alloc(std::string("kmoe::cli::") + label, Kokkos::WithoutInitializing),
-           static_cast<std::size_t>(extents)...);
-}
-
 /// Integers reduce over ranks, so times travel as nanoseconds.
 double largest_of_ranks(Communicator const& comm, double seconds) {
   offset_t nanoseconds[] = {static_cast<offset_t>(seconds * 1e9)};
@@ -52,35 +46,6 @@ double timed(Space const& exec, Communicator const& comm, std::function<void()> 
   work();
   exec.fence("kmoe::cli::bench");
   return largest_of_ranks(comm, std::chrono::duration<double>(Clock::now() - start).count());
-}
-
-/// The weights of a rank: those of an expert are the same wherever it lives.
-template <Element T>
-LayerWeights<Space, T> make_weights(Space const& exec, MoeConfig const& config,
-                                    std::vector<index_t> const& experts) {
-  auto const h = config.hidden_size;
-  auto const i = config.intermediate_size;
-  auto const router = allocate<Matrix<T, Space>>("router", config.num_experts, h);
-  auto const gate_up = allocate<Tensor3<T, Space>>("gate_up", experts.size(), 2 * i, h);
-  auto const down = allocate<Tensor3<T, Space>>("down", experts.size(), h, i);
-  float const to_one = 1 / std::sqrt(static_cast<float>(h));
-  fill(exec, router, {.seed = 1, .scale = to_one});
-  auto const of_expert = [](auto const& tensor, std::size_t slot) {
-    auto const size = tensor.extent(1) * tensor.extent(2);
-    return Vector<T, Space>(tensor.data() + slot * size, size);
-  };
-  for (std::size_t slot = 0; slot < experts.size(); ++slot) {
-    auto const seed = 10 + 2 * static_cast<std::uint64_t>(experts[slot]);
-    fill(exec, of_expert(gate_up, slot), {.seed = seed, .scale = to_one});
-    fill(exec, of_expert(down, slot),
-         {.seed = seed + 1, .scale = 1.7F / std::sqrt(static_cast<float>(i))});
-  }
-  exec.fence("kmoe::cli::make_weights");
-  LayerWeights<Space, T> weights;
-  weights.router.weight = router;
-  weights.experts.gate_up = gate_up;
-  weights.experts.down = down;
-  return weights;
 }
 
 /// Rates that all ranks reach together, each the best of a few runs. Collective.
@@ -200,7 +165,7 @@ int bench(Communicator const& comm, Options const& options) {
     LayerWeights<Space, T> weights;
     agree(comm, [&] {
       validate(layer_config);
-      weights = make_weights<T>(exec, layer_config, placement.experts_of(comm.rank()));
+      weights = make_weights<Space, T>(exec, layer_config, placement.experts_of(comm.rank()));
     });
     MoeLayer<Space, T> layer(exec, comm, layer_config, placement, weights,
                              static_cast<index_t>(split.largest()));

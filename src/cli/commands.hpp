@@ -18,6 +18,7 @@ namespace kmoe::cli {
 
 int verify(Communicator const& comm, Options const& options);
 int run(Communicator const& comm, Options const& options);
+int replay(Communicator const& comm, Options const& options);
 int bench(Communicator const& comm, Options const& options);
 int info(Communicator const& comm, Options const& options);
 

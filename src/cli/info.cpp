@@ -32,6 +32,8 @@ constexpr Variable variables[] = {
     {"KMOE_GPU_AWARE_MPI",
      "1: hand device pointers to MPI, 0: stage through the host; else ask MPI"},
     {"KMOE_ISA", "host kernels: portable, avx2, avx512, avx512_bf16 or amx; else the best here"},
+    {"KMOE_LOG", "off, info or debug: lines on stderr about layers"},
+    {"KMOE_SUMMARY", "file for a JSON summary of a process's layers; %r in it is the rank"},
     {"KOKKOS_NUM_THREADS", "threads per rank, read by Kokkos"},
     {"OMP_NUM_THREADS", "threads per rank, read by OpenMP"},
     {"OMP_PROC_BIND", "binding of threads, read by OpenMP; false where ranks share cores"},

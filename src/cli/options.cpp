@@ -69,6 +69,19 @@ void add_layer_options(CLI::App& app, LayerOptions& options, std::string const& 
       ->type_name("SIZE");
 }
 
+/// How `run` and `replay` tell what they did.
+void add_report_options(CLI::App& app, Options& options) {
+  app.add_option("--report", options.report, "Write loads, traffic and times as JSON")
+      ->type_name("FILE");
+  app.add_option("--plot", options.plot, "Write a heat map of tokens per expert and rank as SVG")
+      ->type_name("FILE");
+  app.add_flag("--quiet", options.quiet, "Print no summary");
+  app.add_option("--color", options.color, "Colours in the summary: auto, always or never")
+      ->check(CLI::IsMember({"auto", "always", "never"}).description(""))
+      ->capture_default_str()
+      ->type_name("auto|always|never");
+}
+
 /// Sizes not given are the preset's; without one all four must be given.
 void add_bench_options(CLI::App& app, Options& options) {
   auto& bench = options.bench;
@@ -178,15 +191,18 @@ Options parse_options(int argc, char const* const* argv) {
   run.add_option("--tensor", options.tensor,
                  "Tensor of the input file. Default: the only one, or <module>.input")
       ->type_name("NAME");
-  run.add_option("--report", options.report, "Write loads, traffic and times as JSON")
+  run.add_option("--record-routing", options.record_routing,
+                 "Write each token's experts and weights, for kmoe replay (.safetensors)")
       ->type_name("FILE");
-  run.add_option("--plot", options.plot, "Write a heat map of tokens per expert and rank as SVG")
+  add_report_options(run, options);
+
+  auto& replay =
+      *app.add_subcommand("replay", "Run a recorded routing through a layer of random weights");
+  replay.add_option("routing", options.routing, "File that kmoe run --record-routing wrote")
+      ->required()
       ->type_name("FILE");
-  run.add_flag("--quiet", options.quiet, "Print no summary");
-  run.add_option("--color", options.color, "Colours in the summary: auto, always or never")
-      ->check(CLI::IsMember({"auto", "always", "never"}).description(""))
-      ->capture_default_str()
-      ->type_name("auto|always|never");
+  add_layer_options(replay, options.layer_options, "Default: even");
+  add_report_options(replay, options);
 
   auto& bench = *app.add_subcommand("bench", "Measure a layer of random weights");
   add_bench_options(bench, options);
@@ -208,10 +224,11 @@ Options parse_options(int argc, char const* const* argv) {
   } catch (CLI::ParseError const& error) {
     throw InvalidArgument(std::string(error.what()) + "; see kmoe --help");
   }
-  options.command = verify.parsed()  ? Command::verify
-                    : run.parsed()   ? Command::run
-                    : bench.parsed() ? Command::bench
-                                     : Command::info;
+  options.command = verify.parsed()   ? Command::verify
+                    : run.parsed()    ? Command::run
+                    : replay.parsed() ? Command::replay
+                    : bench.parsed()  ? Command::bench
+                                      : Command::info;
   if (bench.parsed()) complete_sizes(options.bench);
   return options;
 }
@@ -240,6 +257,8 @@ std::string to_string(Options const& options) {
   add("--plot", options.plot);
   add("--quiet", options.quiet ? "true" : "false");
   add("--color", options.color);
+  add("--record-routing", options.record_routing);
+  add("routing", options.routing);
   auto const& bench = options.bench;
   add("--preset", bench.preset);
   add("--hidden-size", std::to_string(bench.size.hidden_size));

@@ -17,7 +17,7 @@
 
 namespace kmoe::cli {
 
-enum class Command { verify, run, bench, info, print };
+enum class Command { verify, run, replay, bench, info, print };
 
 /// How a layer is run; the same for `verify`, `run` and `bench`.
 struct LayerOptions {
@@ -48,13 +48,15 @@ struct Options {
 
   std::string golden;  ///< verify
 
-  std::string input;  ///< run
+  std::string input;  ///< run; report, plot, quiet and color also of replay
   std::string output;
   std::string tensor;
   std::string report;  ///< bench too
   std::string plot;
   bool quiet = false;  ///< bench too
   std::string color = "auto";
+  std::string record_routing;  ///< run
+  std::string routing;         ///< replay
 
   BenchOptions bench;
 

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.hpp"
+#include "cli/terminal.hpp"
 
 namespace kmoe::cli {
 namespace {
@@ -273,6 +274,11 @@ std::string to_text(RunReport const& report, std::size_t width, bool color) {
                  seconds_text(report.write_seconds).c_str(),
                  seconds_text(report.total_seconds).c_str());
   return text;
+}
+
+void print_report(RunReport const& report, std::string const& color) {
+  bool const colored = color == "always" || (color == "auto" && terminal_has_color());
+  std::fputs(to_text(report, terminal_width(), colored).c_str(), stdout);
 }
 
 }  // namespace kmoe::cli

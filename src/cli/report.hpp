@@ -67,5 +67,7 @@ std::vector<RankReport> gather_reports(Communicator const& comm, RankReport cons
 LoadMap make_load_map(RunReport const& report);
 std::string to_json(RunReport const& report);
 std::string to_text(RunReport const& report, std::size_t width, bool color);
+/// The text on standard output; `color` is auto, always or never.
+void print_report(RunReport const& report, std::string const& color);
 
 }  // namespace kmoe::cli

@@ -18,7 +18,7 @@
 #include "cli/pending_file.hpp"
 #include "cli/progress.hpp"
 #include "cli/report.hpp"
-#include "cli/terminal.hpp"
+#include "cli/routing_file.hpp"
 
 namespace kmoe::cli {
 namespace {
@@ -86,7 +86,8 @@ struct Batch {
 template <Element T>
 void run_layer(Communicator const& comm, MoeLayer<Space, T>& layer, io::MatrixFile const& input,
                io::MatrixOutput const& output, TokenSplit const& split, index_t batch_tokens,
-               Progress& progress, RunReport& report, double& forward_seconds) {
+               Progress& progress, RunReport& report, double& forward_seconds,
+               RoutingRecord* record) {
   Space const exec;
   offset_t const begin = split.first(comm.rank());
   offset_t const end = begin + split.count(comm.rank());
@@ -94,10 +95,15 @@ void run_layer(Communicator const& comm, MoeLayer<Space, T>& layer, io::MatrixFi
   auto const cols = static_cast<std::size_t>(input.cols);
   std::optional<Batch<T>> x;
   std::optional<Batch<T>> y;
+  Routing<Space> routing;
   agree(comm, [&] {
     auto const rows = static_cast<std::size_t>(std::min<offset_t>(batch_tokens, end - begin));
     x.emplace("kmoe::cli::input", rows, cols);
     y.emplace("kmoe::cli::output", rows, cols);
+    if (record == nullptr) return;
+    auto const slots = static_cast<std::size_t>(layer.config().slots_per_token());
+    routing.topk_ids = Matrix<index_t, Space>("kmoe::cli::topk_ids", rows, slots);
+    routing.topk_weights = Matrix<float, Space>("kmoe::cli::topk_weights", rows, slots);
   });
   for (offset_t done = 0; done < split.largest(); done += batch_tokens) {
     offset_t const first = std::min(begin + done, end);
@@ -112,7 +118,17 @@ void run_layer(Communicator const& comm, MoeLayer<Space, T>& layer, io::MatrixFi
       exec.fence("kmoe::cli::read");
     });
     report.read_seconds += seconds_since(std::exchange(start, Clock::now()));
-    layer.forward(exec, x_device, y_device);
+    if (record == nullptr) {
+      layer.forward(exec, x_device, y_device);
+    } else {
+      Routing<Space> const found{Batch<T>::first(routing.topk_ids, rows),
+                                 Batch<T>::first(routing.topk_weights, rows)};
+      agree(comm, [&] {
+        layer.compute_routing(exec, x_device, found);
+        record->add(exec, found);
+      });
+      layer.forward_routed(exec, x_device, found, y_device);
+    }
     exec.fence("kmoe::cli::forward");
     forward_seconds += seconds_since(std::exchange(start, Clock::now()));
     agree(comm, [&] {
@@ -147,6 +163,7 @@ int run(Communicator const& comm, Options const& options) {
   std::optional<PendingFile> output;
   std::optional<PendingFile> json;
   std::optional<PendingFile> plot;
+  std::optional<PendingFile> recorded;
   agree(comm, [&] {
     block = &checkpoint.block(*options.layer);
     input = open_input(options, *block);
@@ -154,6 +171,7 @@ int run(Communicator const& comm, Options const& options) {
     output.emplace(options.output);
     if (!options.report.empty()) json.emplace(options.report);
     if (!options.plot.empty()) plot.emplace(options.plot);
+    if (!options.record_routing.empty()) recorded.emplace(options.record_routing);
   });
   auto const split = make_split(how, "even", comm.size(), input.rows);
 
@@ -181,7 +199,13 @@ int run(Communicator const& comm, Options const& options) {
     auto const file = create_output(comm, PendingFile::pending_name(options.output), how.dtype,
                                     input, block->module + ".output");
     double forward_seconds = 0;
-    run_layer<T>(comm, layer, input, file, split, batch, progress, report, forward_seconds);
+    RoutingRecord record;
+    bool const records = !options.record_routing.empty();
+    run_layer<T>(comm, layer, input, file, split, batch, progress, report, forward_seconds,
+                 records ? &record : nullptr);
+    if (records) {
+      record.write(comm, PendingFile::pending_name(options.record_routing), layer.config());
+    }
     auto mine = make_rank_report(layer.report(), layer.placement(), comm.rank(),
                                  layer.workspace_bytes(), layer.weight_bytes());
     mine.forward_seconds = forward_seconds;
@@ -194,14 +218,11 @@ int run(Communicator const& comm, Options const& options) {
     output->commit();
     if (json) json->commit(to_json(report));
     if (plot) plot->commit(to_svg(make_load_map(report)));
+    if (recorded) recorded->commit();
   });
   if (is_root) {
     warn_of_bad_rows(report);
-    if (!options.quiet) {
-      bool const color =
-          options.color == "always" || (options.color == "auto" && terminal_has_color());
-      std::fputs(to_text(report, terminal_width(), color).c_str(), stdout);
-    }
+    if (!options.quiet) print_report(report, options.color);
   }
   return 0;
 }

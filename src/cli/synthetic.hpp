@@ -6,10 +6,15 @@
 /// Random numbers that are a function of their index: gigabytes of weights are made where they are
 /// used, and any one of them can be made again.
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
+#include <kmoe/core/options.hpp>
 #include <kmoe/core/types.hpp>
+#include <kmoe/core/weights.hpp>
 
 namespace kmoe::cli {
 
@@ -41,6 +46,42 @@ void fill(E const& exec, V const& view, Noise noise, std::uint64_t first = 0) {
       "kmoe::synthetic::fill",
       Kokkos::RangePolicy<E, Kokkos::IndexType<std::size_t>>(exec, 0, view.size()),
       KOKKOS_LAMBDA(std::size_t i) { data[i] = T(noise(first + i)); });
+}
+
+/// A view that is not filled.
+template <class V, class... Extents>
+V allocate(char const* label, Extents... extents) {
+  return V(Kokkos::view_alloc(std::string("kmoe::cli::") + label, Kokkos::WithoutInitializing),
+           static_cast<std::size_t>(extents)...);
+}
+
+/// The weights of a rank: those of an expert are the same wherever it lives.
+template <ExecutionSpace Space, Element T>
+LayerWeights<Space, T> make_weights(Space const& exec, MoeConfig const& config,
+                                    std::vector<index_t> const& experts) {
+  auto const h = config.hidden_size;
+  auto const i = config.intermediate_size;
+  auto const router = allocate<Matrix<T, Space>>("router", config.num_experts, h);
+  auto const gate_up = allocate<Tensor3<T, Space>>("gate_up", experts.size(), 2 * i, h);
+  auto const down = allocate<Tensor3<T, Space>>("down", experts.size(), h, i);
+  float const to_one = 1 / std::sqrt(static_cast<float>(h));
+  fill(exec, router, {.seed = 1, .scale = to_one});
+  auto const of_expert = [](auto const& tensor, std::size_t slot) {
+    auto const size = tensor.extent(1) * tensor.extent(2);
+    return Vector<T, Space>(tensor.data() + slot * size, size);
+  };
+  for (std::size_t slot = 0; slot < experts.size(); ++slot) {
+    auto const seed = 10 + 2 * static_cast<std::uint64_t>(experts[slot]);
+    fill(exec, of_expert(gate_up, slot), {.seed = seed, .scale = to_one});
+    fill(exec, of_expert(down, slot),
+         {.seed = seed + 1, .scale = 1.7F / std::sqrt(static_cast<float>(i))});
+  }
+  exec.fence("kmoe::cli::make_weights");
+  LayerWeights<Space, T> weights;
+  weights.router.weight = router;
+  weights.experts.gate_up = gate_up;
+  weights.experts.down = down;
+  return weights;
 }
 
 }  // namespace kmoe::cli

@@ -16,6 +16,8 @@
 #include <kmoe/core/weights.hpp>
 #include <kmoe/routing/router.hpp>
 
+#include "core/log.hpp"
+
 namespace kmoe::detail {
 
 /// Shape of one view: every extent must equal what the config says.
@@ -95,6 +97,7 @@ void check_layer(Communicator const& comm, MoeConfig const& config,
   static std::string const function = "kmoe::MoeLayer";
   agree(comm, [&] {
     validate(config);
+    log_level();  // the same refusal of a wrong KMOE_LOG on every rank
     expect(max_tokens >= 0, function, "max_tokens_per_rank must not be negative", max_tokens);
     expect_extent(function, "placement.num_ranks() must equal the size of the communicator",
                   comm.size(), placement.num_ranks(), {});
@@ -109,6 +112,30 @@ void check_layer(Communicator const& comm, MoeConfig const& config,
                   "\nmax_tokens_per_rank=" + std::to_string(max_tokens) +
                   "\nelement=" + std::string(to_string(data_type_of<T>)) +
                   "\ngated=" + (weights.experts.gated() ? "true" : "false") + "\n");
+}
+
+/// Local checks of compute_routing().
+template <Element T, ExecutionSpace E>
+void check_routing_output(MoeConfig const& config, InMatrix<T, E> const& x,
+                          Routing<E> const& routing, bool has_router) {
+  static std::string const function = "kmoe::MoeLayer::compute_routing";
+  if (!has_router) throw InvalidArgument(function + ": the layer has no router weights");
+  auto const t = static_cast<index_t>(x.extent(0));
+  index_t const slots = config.slots_per_token();
+  if (t > 0) {
+    expect_extent(function, "x.extent(1) must equal hidden_size", config.hidden_size,
+                  static_cast<long long>(x.extent(1)), x.label());
+  }
+  if (!x.span_is_contiguous()) {
+    throw InvalidArgument(function + ": the rows of x must lie back to back (View \"" + x.label() +
+                          "\")");
+  }
+  using Pair = std::pair<char const*, index_t>;
+  std::array<std::pair<char const*, index_t>, 2> const shape{Pair{"T", t},
+                                                             Pair{"top_k (+ fused shared)", slots}};
+  expect_shape<decltype(routing.topk_ids), 2>(function, "topk_ids", routing.topk_ids, shape);
+  expect_shape<decltype(routing.topk_weights), 2>(function, "topk_weights", routing.topk_weights,
+                                                  shape);
 }
 
 /// Local checks of forward().

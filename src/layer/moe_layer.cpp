@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,8 @@
 #include <kmoe/experts/expert_mlp.hpp>
 
 #include "../instantiate.hpp"
+#include "core/log.hpp"
+#include "layer/summary.hpp"
 #include "layer_buffers.hpp"
 #include "layer_checks.hpp"
 
@@ -67,26 +70,28 @@ void sigmoid(E const& exec, Matrix<float, E> const& values) {
       KOKKOS_LAMBDA(std::size_t t) { values(t, 0) = 1.0F / (1.0F + Kokkos::exp(-values(t, 0))); });
 }
 
-/// Adds the wall-clock time of a scope to `seconds`; fences at its end so that the time is the
-/// scope's own. Does nothing when off.
+/// A region for profiling tools, which ends with the scope, also by a throw. With `on` also adds
+/// the wall-clock time of the scope, and fences at its end so that the time is the scope's own.
 template <ExecutionSpace E>
-class PhaseTimer {
+class PhaseScope {
  public:
-  PhaseTimer(E const& exec, char const* name, double& seconds, bool on)
-      : exec_(exec), name_(name), seconds_(seconds), on_(on) {}
-  PhaseTimer(PhaseTimer const&) = delete;
-  PhaseTimer& operator=(PhaseTimer const&) = delete;
-  ~PhaseTimer() {
-    if (!on_) return;
+  PhaseScope(E const& exec, char const* name, detail::PhaseTotal& total, bool on)
+      : exec_(exec), name_(name), total_(total), on_(on), region_(name) {}
+  PhaseScope(PhaseScope const&) = delete;
+  PhaseScope& operator=(PhaseScope const&) = delete;
+  ~PhaseScope() {
+    ++total_.count;
+    if (!on_ || std::uncaught_exceptions() > 0) return;  // a fence might throw, too
     exec_.fence(name_);
-    seconds_ += timer_.seconds();
+    total_.seconds += timer_.seconds();
   }
 
  private:
   E const& exec_;
   char const* name_;
-  double& seconds_;
+  detail::PhaseTotal& total_;
   bool on_;
+  Kokkos::Profiling::ScopedRegion region_;
   Kokkos::Timer timer_;
 };
 
@@ -100,6 +105,7 @@ struct MoeLayer<E, T>::Impl {
         config(cfg),
         placement(where),
         max_tokens_per_rank(max_tokens) {
+    Kokkos::Profiling::ScopedRegion const region("kmoe::MoeLayer::build");
     detail::check_layer<E, T>(comm, config, placement, given, max_tokens);
 
     shape = {config, comm.size(), placement.num_local(comm.rank()), 0, given.experts.gated()};
@@ -129,6 +135,64 @@ struct MoeLayer<E, T>::Impl {
       if (config.shared_intermediate_size > 0) shared.bind(exec, ws, shape.chunk);
     });
     reset_counters(exec);
+    log_level = detail::log_level();  // valid: check_layer() has looked
+    summary_path = detail::summary_path();
+    profiling = !summary_path.empty();
+    if (log_level != detail::LogLevel::off) {
+      std::string text = "layer built: chunk=" + std::to_string(shape.chunk) +
+                         " workspace_bytes=" + std::to_string(workspace.bytes()) +
+                         " weight_bytes=" + std::to_string(weight_bytes()) +
+                         " local_experts=" + std::to_string(placement.num_local(comm.rank())) +
+                         " gpu_aware: " + comm.gpu_aware_reason();
+      if (comm.rank() == 0) text += "; " + to_string(config);
+      for (char& c : text) c = c == '\n' ? ' ' : c;
+      detail::log_line(comm.rank(), text);
+    }
+  }
+
+  ~Impl() {
+    // After Kokkos::finalize the counters are gone, and a destructor has nobody to throw to.
+    if (summary_path.empty() || !Kokkos::is_initialized()) return;
+    try {
+      detail::add_to_summary(
+          summary_path, {config, std::string(to_string(data_type_of<T>)), comm.rank(), comm.size(),
+                         forward_calls, workspace.bytes(), weight_bytes(), phases, report()});
+    } catch (std::exception const& error) {
+      detail::log_line(comm.rank(), error.what());
+    }
+  }
+  Impl(Impl const&) = delete;
+  Impl& operator=(Impl const&) = delete;
+
+  detail::PhaseTotal& phase(detail::Phase which) { return phases[static_cast<std::size_t>(which)]; }
+
+  [[nodiscard]] std::size_t weight_bytes() const {
+    return experts.weight_bytes() + shared.weight_bytes();
+  }
+
+  [[nodiscard]] LayerReport report() const {
+    auto const copy = [](auto const& view) {
+      std::vector<offset_t> host(view.extent(0));
+      Kokkos::View<offset_t*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> const
+          target(host.data(), host.size());
+      Kokkos::deep_copy(target, view);
+      return host;
+    };
+    LayerReport result = totals;
+    result.tokens_per_expert = copy(buffers.rows_per_expert);
+    result.routed_per_expert = copy(buffers.routed_per_expert);
+    auto const counters = copy(buffers.router_counters);
+    result.rows_with_nan = counters[rows_with_nan];
+    result.rows_with_inf = counters[rows_with_inf];
+    auto const seconds = [&](detail::Phase which) {
+      return phases[static_cast<std::size_t>(which)].seconds;
+    };
+    result.route_seconds = seconds(detail::Phase::route);
+    result.dispatch_seconds = seconds(detail::Phase::dispatch);
+    result.experts_seconds = seconds(detail::Phase::experts);
+    result.combine_seconds = seconds(detail::Phase::combine);
+    result.shared_seconds = seconds(detail::Phase::shared);
+    return result;
   }
 
   void reset_counters(E const& exec) {
@@ -137,6 +201,8 @@ struct MoeLayer<E, T>::Impl {
     Kokkos::deep_copy(exec, buffers.routed_per_expert, offset_t{0});
     exec.fence("kmoe::MoeLayer::reset_report");
     totals = {};
+    phases = {};
+    forward_calls = 0;
   }
 
   /// Checks the arguments of forward, on several ranks at the cost of one all-reduce, and returns
@@ -172,6 +238,11 @@ struct MoeLayer<E, T>::Impl {
       detail::check_forward<E, T>(config, max_tokens_per_rank, x, given,
                                   router.weight.extent(0) != 0, y);
     });
+    ++forward_calls;
+    if (log_level == detail::LogLevel::debug) {
+      detail::log_line(comm.rank(), "forward: tokens=" + std::to_string(x.extent(0)) +
+                                        " chunks=" + std::to_string(chunks));
+    }
     std::size_t const rows_of_y = config.no_combine ? config.slots_per_token() : 1;
     for (index_t c = 0; c < chunks; ++c) {
       std::size_t const begin = std::min(x.extent(0), std::size_t(c) * shape.chunk);
@@ -190,7 +261,8 @@ struct MoeLayer<E, T>::Impl {
   }
 
   Routing<E> route_chunk(E const& exec, InMatrix<T, E> x) {
-    PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::route", totals.route_seconds, profiling);
+    PhaseScope<E> const scope(exec, "kmoe::MoeLayer::route", phase(detail::Phase::route),
+                              profiling);
     auto const logits = row_range(buffers.logits, 0, x.extent(0));
     Routing<E> const routing{row_range(buffers.routing.topk_ids, 0, x.extent(0)),
                              row_range(buffers.routing.topk_weights, 0, x.extent(0))};
@@ -199,22 +271,34 @@ struct MoeLayer<E, T>::Impl {
     return routing;
   }
 
+  void compute_routing(E const& exec, InMatrix<T, E> x, Routing<E> const& out) {
+    detail::check_routing_output<T, E>(config, x, out, router.weight.extent(0) != 0);
+    for (std::size_t begin = 0; begin < x.extent(0); begin += shape.chunk) {
+      std::size_t const end = std::min(x.extent(0), begin + shape.chunk);
+      auto const found = route_chunk(exec, row_range(x, begin, end));
+      Kokkos::deep_copy(exec, row_range(out.topk_ids, begin, end), found.topk_ids);
+      Kokkos::deep_copy(exec, row_range(out.topk_weights, begin, end), found.topk_weights);
+    }
+  }
+
   void forward_chunk(E const& exec, InMatrix<T, E> x, Routing<E> const& routing,
                      Matrix<T, E> const& y) {
     if (profiling) add_histogram<E>(exec, routing.topk_ids, buffers.routed_per_expert);
     auto const addend = shared_chunk(exec, x);
     auto const received = [&] {
-      PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::dispatch", totals.dispatch_seconds,
+      PhaseScope<E> const scope(exec, "kmoe::MoeLayer::dispatch", phase(detail::Phase::dispatch),
                                 profiling);
       return dispatcher->dispatch(exec, x, routing);
     }();
     CombineInput<E, T> computed{received.format, buffers.rows, buffers.permutation};
     {
-      PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::experts", totals.experts_seconds, profiling);
+      PhaseScope<E> const scope(exec, "kmoe::MoeLayer::experts", phase(detail::Phase::experts),
+                                profiling);
       computed.combined = compute(exec, received, addend.extent(0) == 0, y);
     }
     {
-      PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::combine", totals.combine_seconds, profiling);
+      PhaseScope<E> const scope(exec, "kmoe::MoeLayer::combine", phase(detail::Phase::combine),
+                                profiling);
       dispatcher->combine(exec, computed, addend, y);
     }
     auto const& step = dispatcher->statistics();
@@ -251,7 +335,8 @@ struct MoeLayer<E, T>::Impl {
   /// Shared expert on the tokens that this rank adds up: those rows of [T, H], or empty.
   Matrix<T const, E> shared_chunk(E const& exec, InMatrix<T, E> x) {
     if (config.shared_intermediate_size == 0) return {};
-    PhaseTimer<E> const timer(exec, "kmoe::MoeLayer::shared", totals.shared_seconds, profiling);
+    PhaseScope<E> const scope(exec, "kmoe::MoeLayer::shared", phase(detail::Phase::shared),
+                              profiling);
     auto const num_tokens = static_cast<index_t>(x.extent(0));
     bool const replicated = config.token_layout == TokenLayout::replicated;
     auto const dispatch = shape.dispatch();
@@ -284,7 +369,11 @@ struct MoeLayer<E, T>::Impl {
   Workspace<E> workspace;
 
   bool profiling = false;
-  LayerReport totals;  // without the counters that live on the device
+  LayerReport totals;  // without phases and the counters that live on the device
+  detail::PhaseTotals phases{};
+  offset_t forward_calls = 0;
+  detail::LogLevel log_level = detail::LogLevel::off;
+  std::string summary_path;
 };
 
 template <ExecutionSpace E, Element T>
@@ -305,6 +394,12 @@ template <ExecutionSpace E, Element T>
 void MoeLayer<E, T>::forward(E const& exec, InMatrix<T, E> x, Matrix<T, E> const& y) {
   Kokkos::Profiling::ScopedRegion const region("kmoe::MoeLayer::forward");
   impl_->forward(exec, x, nullptr, y);
+}
+
+template <ExecutionSpace E, Element T>
+void MoeLayer<E, T>::compute_routing(E const& exec, InMatrix<T, E> x, Routing<E> const& out) {
+  Kokkos::Profiling::ScopedRegion const region("kmoe::MoeLayer::compute_routing");
+  impl_->compute_routing(exec, x, out);
 }
 
 template <ExecutionSpace E, Element T>
@@ -331,7 +426,7 @@ std::size_t MoeLayer<E, T>::workspace_bytes(E const& exec, MoeConfig const& conf
 
 template <ExecutionSpace E, Element T>
 std::size_t MoeLayer<E, T>::weight_bytes() const {
-  return impl_->experts.weight_bytes() + impl_->shared.weight_bytes();
+  return impl_->weight_bytes();
 }
 
 template <ExecutionSpace E, Element T>
@@ -356,20 +451,7 @@ void MoeLayer<E, T>::set_profiling(bool on) {
 
 template <ExecutionSpace E, Element T>
 LayerReport MoeLayer<E, T>::report() const {
-  auto const copy = [](auto const& view) {
-    std::vector<offset_t> host(view.extent(0));
-    Kokkos::View<offset_t*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>> const
-        target(host.data(), host.size());
-    Kokkos::deep_copy(target, view);
-    return host;
-  };
-  LayerReport report = impl_->totals;
-  report.tokens_per_expert = copy(impl_->buffers.rows_per_expert);
-  report.routed_per_expert = copy(impl_->buffers.routed_per_expert);
-  auto const counters = copy(impl_->buffers.router_counters);
-  report.rows_with_nan = counters[rows_with_nan];
-  report.rows_with_inf = counters[rows_with_inf];
-  return report;
+  return impl_->report();
 }
 
 template <ExecutionSpace E, Element T>

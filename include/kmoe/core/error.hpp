@@ -33,6 +33,7 @@ class Error : public std::runtime_error {
   ErrorKind kind_;
 };
 
+/// An argument, option or shape breaks a rule; names function, rule, expected and found.
 class InvalidArgument : public Error {
  public:
   explicit InvalidArgument(std::string const& message)
@@ -45,6 +46,7 @@ class Unsupported : public Error {
   explicit Unsupported(std::string const& message) : Error(ErrorKind::unsupported, message) {}
 };
 
+/// A call of MPI failed; names it and what MPI says.
 class MpiError : public Error {
  public:
   explicit MpiError(std::string const& message) : Error(ErrorKind::mpi, message) {}

@@ -59,8 +59,8 @@ class Checkpoint {
   std::shared_ptr<Impl const> impl_;
 
   template <ExecutionSpace E, Element T>
-  friend LayerWeights<E, T> load_weights(E const&, Checkpoint const&, MoeBlock const&,
-                                         std::span<index_t const>);
+  friend LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint,
+                                         MoeBlock const& block, std::span<index_t const> experts);
 };
 
 /// Weights of `block` for the experts with the given global ids, in that order, converted to T (all

@@ -38,6 +38,13 @@ struct LayerReport {
 
 /// A Mixture-of-Experts layer over the ranks of a communicator.
 ///
+/// Profiling tools of Kokkos see the regions kmoe::MoeLayer::build and kmoe::MoeLayer::forward, and
+/// within the latter its phases (shared, route, dispatch, experts, combine, named alike); what was
+/// begun ends also when an error is thrown.
+/// The environment variable KMOE_LOG (info, debug) asks for lines on stderr, KMOE_SUMMARY=FILE for
+/// a JSON file about the layers of a process, written when they end ("%r" in FILE is the rank;
+/// without it rank 0 writes; implies profiling). Nothing is printed or written otherwise.
+///
 /// Reproducibility: y is bitwise the same for any number of ranks, placement, dispatcher, id space,
 /// chunk size and split of the tokens, on one backend, element type and instruction set.
 template <ExecutionSpace E, Element T>
@@ -71,6 +78,13 @@ class MoeLayer {
   /// [T, K] global ids, distinct or repeated, -1 = no expert; topk_weights [T, K].
   void forward_routed(E const& exec, InMatrix<T, E> x, Routing<E> const& routing,
                       Matrix<T, E> const& y);
+
+  /// The routing that forward() would give these tokens, bit for bit: to look at it, record it or
+  /// change it, and then call forward_routed(). Not collective; asynchronous; allocates nothing.
+  /// \param x [T, H], any T
+  /// \param out [T, K]
+  /// \throws InvalidArgument if shapes do not fit or the layer was built without router weights
+  void compute_routing(E const& exec, InMatrix<T, E> x, Routing<E> const& out);
 
   /// Everything forward() will ever use, in bytes, on this rank; exact.
   [[nodiscard]] std::size_t workspace_bytes() const;
