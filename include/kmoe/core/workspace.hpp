@@ -37,6 +37,13 @@ class Workspace {
         host_(allocate<host_block_t>("kmoe::workspace_host", host_bytes)),
         counting_(false) {}
 
+  /// The caller's memory, aligned to `alignment` bytes, which must outlive all uses: `device` in
+  /// E's memory space, `host` on the host. Allocates nothing.
+  Workspace(void* device, std::size_t device_bytes, void* host, std::size_t host_bytes)
+      : device_(static_cast<std::byte*>(device), device_bytes),
+        host_(static_cast<std::byte*>(host), host_bytes),
+        counting_(false) {}
+
   template <class T>
   Vector<T, E> vector(std::size_t n) {
     return Vector<T, E>(take<T>(device_, device_used_, n), n);
