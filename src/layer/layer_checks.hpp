@@ -196,7 +196,7 @@ void check_forward(MoeConfig const& config, index_t max_tokens, InMatrix<T, E> c
   expect_extent(
       function, config.no_combine ? "y.extent(0) must equal T * K" : "y.extent(0) must equal T",
       config.no_combine ? tokens * slots : tokens, static_cast<long long>(y.extent(0)), y.label());
-  if ((x.size() > 0 && x.data() == nullptr) || (y.size() > 0 && y.data() == nullptr)) {
+  if (tokens > 0 && (x.data() == nullptr || y.data() == nullptr)) {
     throw InvalidArgument(function + ": x and y must not be null where there are tokens");
   }
   if (!x.span_is_contiguous() || !y.span_is_contiguous()) {
