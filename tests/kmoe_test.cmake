@@ -30,7 +30,8 @@ function(kmoe_add_test name)
   # src: tests of a module's private headers
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests"
                                                "${PROJECT_SOURCE_DIR}/src")
-  target_link_libraries(${target} PRIVATE kmoe::kmoe kmoe_test_reference GTest::gtest ${arg_LIBS})
+  target_link_libraries(${target} PRIVATE ${KMOE_TESTED} kmoe_test_reference GTest::gtest
+                                          ${arg_LIBS})
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
   kmoe_use_pch(${target} kmoe_test_pch)
 

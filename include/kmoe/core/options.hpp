@@ -14,7 +14,7 @@
 #include <kmoe/core/element.hpp>
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// How logits become scores, and in which order relative to the top-k selection.
 enum class Scoring : std::uint8_t {
@@ -186,4 +186,4 @@ std::string_view to_string(DataType value);
 template <class Enum>
 std::optional<Enum> from_string(std::string_view name);
 
-}  // namespace kmoe
+}  // namespace KMOE_API

@@ -9,7 +9,7 @@
 #include <kmoe/core/options.hpp>
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// Router: row e of `weight` scores expert e. Every rank holds the whole router. With user experts
 /// and no zero experts it may leave out the user experts' rows: [E - U, H], as a trained model
@@ -49,4 +49,4 @@ struct LayerWeights {
   Matrix<T const, E> shared_gate;
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

@@ -14,7 +14,7 @@
 
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// A bump allocator over one device block and one host block (the host block stages MPI data and
 /// holds per-rank counts; where E runs on the host both blocks are host memory).
@@ -113,4 +113,4 @@ void Workspace<E>::detail_exhausted(std::size_t needed, std::size_t available) {
                     .c_str());
 }
 
-}  // namespace kmoe
+}  // namespace KMOE_API

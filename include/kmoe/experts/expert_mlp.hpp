@@ -14,7 +14,7 @@
 #include <kmoe/gemm/grouped_gemm.hpp>
 #include <kmoe/permute/permutation.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// Experts of one rank, their weights repacked once for the kernels of this machine.
 ///
@@ -95,4 +95,4 @@ class ExpertMlp {
   Scratch scratch_;
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

@@ -17,7 +17,7 @@
 #include <kmoe/layer/user_experts.hpp>
 #include <kmoe/routing/router.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// What one rank did since the layer was built or reset_report() was called. The times (wall-clock
 /// seconds) and routed_per_expert are kept only while profiling is on, see set_profiling().
@@ -140,4 +140,4 @@ class MoeLayer {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

@@ -14,7 +14,7 @@
 
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// The rows that a rank's user experts must compute in one step of forward(): y[r, :] for
 /// offsets(0) <= r < offsets(U'), U' the number of user experts of this rank.
@@ -107,4 +107,4 @@ UserExperts<E, T> batch_experts(ExpertBatch<E, T> function) {
   };
 }
 
-}  // namespace kmoe
+}  // namespace KMOE_API

@@ -15,10 +15,11 @@ function(kmoe_first_target variable)
   message(FATAL_ERROR "kmoe: none of these targets exists: ${ARGN}")
 endfunction()
 
-# kmoe_own_target(<target>): the rules of kmoe's own sources: C++20, warnings.
+# kmoe_own_target(<target>): the rules of kmoe's own sources: C++20, warnings, and
+# nothing visible in a shared library that KMOE_API does not show.
 function(kmoe_own_target target)
   target_compile_features(${target} PRIVATE cxx_std_20)
-  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF CXX_VISIBILITY_PRESET hidden)
   if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang|IntelLLVM")
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wpedantic)
     if(KMOE_WERROR)
