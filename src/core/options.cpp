@@ -200,7 +200,7 @@ std::optional<Enum> from_string(std::string_view name) {
   std::string_view to_string(ENUM value) { \
     return name_of(value);                 \
   }                                        \
-  template std::optional<ENUM> from_string<ENUM>(std::string_view);
+  template KMOE_API std::optional<ENUM> from_string<ENUM>(std::string_view);
 KMOE_ENUM_NAMES(Scoring)
 KMOE_ENUM_NAMES(GroupScore)
 KMOE_ENUM_NAMES(Activation)

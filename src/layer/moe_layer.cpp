@@ -468,7 +468,7 @@ void MoeLayer<E, T>::reset_report() {
   impl_->reset_counters(E());
 }
 
-#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class MoeLayer<SPACE, ELEMENT>;
+#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class KMOE_API MoeLayer<SPACE, ELEMENT>;
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

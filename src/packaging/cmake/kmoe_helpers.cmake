@@ -50,8 +50,10 @@ function(kmoe_add_pch name)
   target_precompile_headers(${name} PRIVATE ${arg_HEADERS})
 endfunction()
 
+# Programs do not share it with position-independent code.
 function(kmoe_use_pch target pch)
-  if(KMOE_ENABLE_PCH)
+  get_target_property(pic ${target} POSITION_INDEPENDENT_CODE)
+  if(KMOE_ENABLE_PCH AND (pic OR NOT BUILD_SHARED_LIBS))
     target_precompile_headers(${target} REUSE_FROM ${pch})
   endif()
 endfunction()
