@@ -108,6 +108,13 @@ int initialize_mpi(MPI_Comm mpi_comm, char const* function) {
       function);
 }
 
+/// Without MPI there is nothing to convert: the null communicator leads to the error.
+MPI_Comm from_fortran(MPI_Fint comm) {
+  int initialized = 0;
+  MPI_Initialized(&initialized);
+  return initialized != 0 ? MPI_Comm_f2c(comm) : MPI_COMM_NULL;
+}
+
 int create_comm(MPI_Comm mpi_comm, kmoe_comm* out, char const* function) {
   return guard_always(
       [&] {
@@ -254,7 +261,7 @@ int kmoe_initialize_mpi(MPI_Comm comm) {
 }
 
 int kmoe_initialize_mpi_f(MPI_Fint comm) {
-  return initialize_mpi(MPI_Comm_f2c(comm), "kmoe_initialize_mpi_f");
+  return initialize_mpi(from_fortran(comm), "kmoe_initialize_mpi_f");
 }
 #endif
 
@@ -294,7 +301,7 @@ int kmoe_comm_create(MPI_Comm mpi_comm, kmoe_comm* comm) {
 }
 
 int kmoe_comm_create_f(MPI_Fint mpi_comm, kmoe_comm* comm) {
-  return create_comm(MPI_Comm_f2c(mpi_comm), comm, "kmoe_comm_create_f");
+  return create_comm(from_fortran(mpi_comm), comm, "kmoe_comm_create_f");
 }
 #endif
 

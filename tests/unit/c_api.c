@@ -150,6 +150,12 @@ static void before_initialize(void) {
                kmoe_checkpoint_open("nowhere", &checkpoint));
   EXPECT_ERROR(KMOE_ERROR_NOT_INITIALIZED, "kmoe_initialize",
                kmoe_workspace_query(&options, 0, 1, &bytes, &bytes));
+#ifdef KMOE_HAVE_MPI
+  EXPECT_ERROR(KMOE_ERROR_MPI, "MPI", kmoe_initialize_mpi(MPI_COMM_WORLD));
+  EXPECT_ERROR(KMOE_ERROR_MPI, "MPI", kmoe_initialize_mpi_f(0));
+  EXPECT_ERROR(KMOE_ERROR_MPI, "MPI", kmoe_comm_create(MPI_COMM_WORLD, &comm));
+  EXPECT_ERROR(KMOE_ERROR_MPI, "MPI", kmoe_comm_create_f(0, &comm));
+#endif
   EXPECT(layer == NULL && comm == NULL && checkpoint == NULL && bytes == 0);
 }
 
