@@ -190,16 +190,38 @@ TEST(UserExperts, bits_do_not_depend_on_ranks_chunks_or_placement) {
     kmoe::MoeLayer<Space, float> layer(exec, c, model.config, placement,
                                        mlp_weights<float>(model, placement, c.rank()), tokens);
     layer.set_user_experts(kmoe::row_experts<Space, float>(Physics()));
-    kmoe::Matrix<float, Space> const y("y", tokens, 17);
+    kmoe::Matrix<float, Space> const y("y", tokens * (model.config.no_combine ? 2 : 1), 17);
     layer.forward_routed(exec, model.tokens<Space, float>(0, tokens), some_routing(0, tokens, 7, 2),
                          y);
     return vector_of<float>(y);
   };
-  auto const alone =
-      run(kmoe::Communicator(), kmoe::ExpertPlacement::contiguous(7, 1), std::size_t{1} << 30);
-  EXPECT_EQ(alone, run(comm, kmoe::ExpertPlacement::round_robin(7, comm.size()), 1));
-  EXPECT_EQ(alone,
-            run(comm, kmoe::ExpertPlacement::contiguous(7, comm.size()), std::size_t{1} << 30));
+  auto const all = std::size_t{1} << 30;
+  for (bool const no_combine : {false, true}) {
+    model.config.no_combine = no_combine;
+    model.config.token_layout = kmoe::TokenLayout::data_parallel;
+    auto const alone = run(kmoe::Communicator(), kmoe::ExpertPlacement::contiguous(7, 1), all);
+    EXPECT_EQ(alone, run(comm, kmoe::ExpertPlacement::round_robin(7, comm.size()), 1));
+    EXPECT_EQ(alone, run(comm, kmoe::ExpertPlacement::contiguous(7, comm.size()), all));
+    model.config.token_layout = kmoe::TokenLayout::replicated;
+    EXPECT_EQ(alone, run(comm, kmoe::ExpertPlacement::round_robin(7, comm.size()), all));
+    if (!no_combine) continue;
+    // The rows themselves, not multiplied by the router weight.
+    auto const x = on_host(model.tokens<Space, float>(0, tokens));
+    auto const ids = on_host(some_routing(0, tokens, 7, 2).topk_ids);
+    int rows = 0;
+    for (index_t t = 0; t < tokens; ++t) {
+      auto const token = doubles(x, std::size_t(t) * 17, 17);
+      for (index_t k = 0; k < 2; ++k) {
+        if (ids(t, k) < 4) continue;
+        ++rows;
+        for (index_t h = 0; h < 17; ++h) {
+          double const expected = physics_reference(17)(ids(t, k), token.data(), h);
+          EXPECT_NEAR(alone[(t * 2 + k) * 17 + h], expected, 1e-5 * std::abs(expected));
+        }
+      }
+    }
+    EXPECT_GT(rows, 0);
+  }
 }
 
 TEST(UserExperts, take_over_where_the_gate_is_not_confident) {
