@@ -26,6 +26,25 @@ class Kmoe(CMakePackage, CudaPackage, ROCmPackage):
     variant("cli", default=True, description="Build the kmoe command")
     variant("tests", default=False, description="Build the tests")
     variant("kokkos-kernels", default=False, description="Use Kokkos Kernels")
+    # As in kokkos, which is built for one architecture.
+    variant(
+        "cuda_arch",
+        description="CUDA architecture",
+        values=("none",) + CudaPackage.cuda_arch_values,
+        default="none",
+        multi=False,
+        sticky=True,
+        when="+cuda",
+    )
+    variant(
+        "amdgpu_target",
+        description="AMD GPU architecture",
+        values=("none",) + ROCmPackage.amdgpu_targets,
+        default="none",
+        multi=False,
+        sticky=True,
+        when="+rocm",
+    )
 
     depends_on("c", type="build")
     depends_on("cxx", type="build")
@@ -41,7 +60,7 @@ class Kmoe(CMakePackage, CudaPackage, ROCmPackage):
     depends_on("googletest@1.12:", when="+tests")
     depends_on("python@3:", type="build", when="+tests+cli")
 
-    # Kokkos is built for one architecture, and what stands on it is too.
+    # Kokkos decides the device, and what stands on it follows.
     with when("+cuda"):
         depends_on("kokkos+wrapper")
         for arch in CudaPackage.cuda_arch_values:
