@@ -42,19 +42,18 @@ kmoe::test::UserReference physics_reference(std::size_t hidden) {
   };
 }
 
+/// All rows of one expert. A function: nvcc takes no device lambda inside a generic one.
 template <class T>
-kmoe::UserExperts<Space, T> batched_physics() {
-  return kmoe::batch_experts<Space, T>([](Space const& exec, index_t expert, auto const& x,
-                                          auto const& y) {
-    auto const x_data = x.data();
-    auto const y_data = y.data();
-    auto const hidden = static_cast<index_t>(x.extent(1));
-    Kokkos::parallel_for(
-        "kmoe::test::physics", Kokkos::RangePolicy<Space>(exec, 0, x.extent(0)),
-        KOKKOS_LAMBDA(std::size_t r) {
-          Physics()(kmoe::ExpertRow<T>{expert, x_data + r * hidden, y_data + r * hidden, hidden});
-        });
-  });
+void physics_batch(Space const& exec, index_t expert, kmoe::Matrix<T const, Space> const& x,
+                   kmoe::Matrix<T, Space> const& y) {
+  auto const x_data = x.data();
+  auto const y_data = y.data();
+  auto const hidden = static_cast<index_t>(x.extent(1));
+  Kokkos::parallel_for(
+      "kmoe::test::physics", Kokkos::RangePolicy<Space>(exec, 0, x.extent(0)),
+      KOKKOS_LAMBDA(std::size_t r) {
+        Physics()(kmoe::ExpertRow<T>{expert, x_data + r * hidden, y_data + r * hidden, hidden});
+      });
 }
 
 LayerModel mixed_model(index_t experts, index_t user) {
@@ -129,7 +128,7 @@ TYPED_TEST(UserExperts, match_plain_loops_beside_mlp_experts) {
         index_t const tokens = (comm.rank() + round) % 3 == 0 ? 0 : 9;
         kmoe::MoeLayer<Space, T> layer(exec, comm, model.config, placement,
                                        mlp_weights<T>(model, placement, comm.rank()), 9);
-        layer.set_user_experts(batched ? batched_physics<T>()
+        layer.set_user_experts(batched ? kmoe::batch_experts<Space, T>(physics_batch<T>)
                                        : kmoe::row_experts<Space, T>(Physics()));
         auto const routing = some_routing(comm.rank() * 9, tokens, experts, model.config.top_k);
         auto const x = model.template tokens<Space, T>(comm.rank() * 9, tokens);
