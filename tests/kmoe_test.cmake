@@ -30,7 +30,8 @@ function(kmoe_add_test name)
   # src: tests of a module's private headers
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests"
                                                "${PROJECT_SOURCE_DIR}/src")
-  target_link_libraries(${target} PRIVATE kmoe::kmoe kmoe_test_reference GTest::gtest ${arg_LIBS})
+  target_link_libraries(${target} PRIVATE ${KMOE_TESTED} kmoe_test_reference GTest::gtest
+                                          ${arg_LIBS})
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
   kmoe_use_pch(${target} kmoe_test_pch)
 
@@ -61,6 +62,33 @@ function(kmoe_add_test name)
     set_tests_properties(${name}/np${ranks} PROPERTIES
       PROCESSORS ${processors} TIMEOUT ${arg_TIMEOUT} LABELS "mpi;${arg_LABELS}"
       ENVIRONMENT "OMP_NUM_THREADS=${arg_THREADS};${KMOE_TEST_ENVIRONMENT}")
+  endforeach()
+endfunction()
+
+# kmoe_add_c_test(<name> SOURCES <file>... [RANKS <n>...])
+# A program in C99 with its own main function.
+function(kmoe_add_c_test name)
+  cmake_parse_arguments(arg "" "" "SOURCES;RANKS" ${ARGN})
+  if(arg_RANKS AND NOT KMOE_ENABLE_MPI)
+    return()
+  endif()
+  set(target kmoe_test_${name})
+  add_executable(${target} ${arg_SOURCES})
+  set_target_properties(${target} PROPERTIES
+    C_STANDARD 99 C_EXTENSIONS OFF RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Werror)
+  target_link_libraries(${target} PRIVATE kmoe::c m)
+  set(environment ENVIRONMENT "OMP_NUM_THREADS=1;${KMOE_TEST_ENVIRONMENT}")
+  if(NOT arg_RANKS)
+    add_dependencies(kmoe_unit_tests ${target})
+    add_test(NAME ${name} COMMAND ${target})
+    set_tests_properties(${name} PROPERTIES TIMEOUT 60 LABELS unit ${environment})
+  endif()
+  foreach(ranks IN LISTS arg_RANKS)
+    add_test(NAME ${name}/np${ranks} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks}
+                                             $<TARGET_FILE:${target}>)
+    set_tests_properties(${name}/np${ranks} PROPERTIES PROCESSORS ${ranks} TIMEOUT 60 LABELS mpi
+                                                       ${environment})
   endforeach()
 endfunction()
 

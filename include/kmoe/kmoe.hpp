@@ -23,5 +23,6 @@
 #include <kmoe/io/npy.hpp>
 #include <kmoe/io/safetensors.hpp>
 #include <kmoe/layer/moe_layer.hpp>
+#include <kmoe/layer/user_experts.hpp>
 #include <kmoe/permute/permutation.hpp>
 #include <kmoe/routing/router.hpp>

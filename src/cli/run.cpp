@@ -124,7 +124,7 @@ void run_layer(Communicator const& comm, MoeLayer<Space, T>& layer, io::MatrixFi
       Routing<Space> const found{Batch<T>::first(routing.topk_ids, rows),
                                  Batch<T>::first(routing.topk_weights, rows)};
       agree(comm, [&] {
-        layer.compute_routing(exec, x_device, found);
+        layer.route(exec, x_device, found);
         record->add(exec, found);
       });
       layer.forward_routed(exec, x_device, found, y_device);

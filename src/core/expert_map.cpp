@@ -126,15 +126,15 @@ void remap_ids(E const& exec, ExpertMap<E> const& map, InMatrix<index_t, E> topk
                        RemapIds<E>{map, topk_ids, local_ids});
 }
 
-#define KMOE_INSTANTIATE(SPACE)                                                                \
-  template ExpertMap<SPACE> make_expert_map(SPACE const&, ExpertPlacement const&, index_t,     \
-                                            Vector<index_t, SPACE>);                           \
-  template ExpertMask<SPACE> make_expert_mask(SPACE const&, ExpertMap<SPACE> const&,           \
-                                              Vector<index_t, SPACE>);                         \
-  template ExpertMap<SPACE> make_expert_map(SPACE const&, ExpertMask<SPACE> const&,            \
-                                            Vector<index_t, SPACE>);                           \
-  template void remap_ids(SPACE const&, ExpertMap<SPACE> const&, Matrix<index_t const, SPACE>, \
-                          Matrix<index_t, SPACE> const&);
+#define KMOE_INSTANTIATE(SPACE)                                                               \
+  template KMOE_API ExpertMap<SPACE> make_expert_map(SPACE const&, ExpertPlacement const&,    \
+                                                     index_t, Vector<index_t, SPACE>);        \
+  template KMOE_API ExpertMask<SPACE> make_expert_mask(SPACE const&, ExpertMap<SPACE> const&, \
+                                                       Vector<index_t, SPACE>);               \
+  template KMOE_API ExpertMap<SPACE> make_expert_map(SPACE const&, ExpertMask<SPACE> const&,  \
+                                                     Vector<index_t, SPACE>);                 \
+  template KMOE_API void remap_ids(SPACE const&, ExpertMap<SPACE> const&,                     \
+                                   Matrix<index_t const, SPACE>, Matrix<index_t, SPACE> const&);
 KMOE_FOR_EACH_SPACE(KMOE_INSTANTIATE)
 
 }  // namespace kmoe

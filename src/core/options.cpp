@@ -50,6 +50,7 @@ void for_each_field(MoeConfig const& c, Visit&& visit) {
   visit("intermediate_size", c.intermediate_size);
   visit("num_experts", c.num_experts);
   visit("num_zero_experts", c.num_zero_experts);
+  visit("num_user_experts", c.num_user_experts);
   visit("top_k", c.top_k);
   visit("router.scoring", c.router.scoring);
   visit("router.group_score", c.router.group_score);
@@ -121,6 +122,10 @@ void validate(MoeConfig const& config) {
   require_at_least(1, "intermediate_size", config.intermediate_size);
   require_at_least(1, "num_experts", config.num_experts);
   require_at_least(0, "num_zero_experts", config.num_zero_experts);
+  require_at_least(0, "num_user_experts", config.num_user_experts);
+  require(config.num_user_experts <= config.num_experts, "num_user_experts",
+          "must be at most num_experts = " + std::to_string(config.num_experts),
+          config.num_user_experts);
   require_at_least(1, "top_k", config.top_k);
   require_at_least(0, "router.num_fused_shared_experts", config.router.num_fused_shared_experts);
   require_at_least(0, "shared_intermediate_size", config.shared_intermediate_size);
@@ -162,6 +167,8 @@ void validate(MoeConfig const& config) {
           router.jitter_epsilon);
   require(config.num_zero_experts == 0 || router.num_fused_shared_experts == 0, "num_zero_experts",
           "must be 0 with fused shared experts", config.num_zero_experts);
+  require(config.num_user_experts == 0 || router.num_fused_shared_experts == 0, "num_user_experts",
+          "must be 0 with fused shared experts", config.num_user_experts);
   require(config.experts.swiglu_limit > 0, "experts.swiglu_limit", "must be positive",
           config.experts.swiglu_limit);
   require(!config.shared_expert_gate || config.shared_intermediate_size > 0, "shared_expert_gate",
@@ -193,7 +200,7 @@ std::optional<Enum> from_string(std::string_view name) {
   std::string_view to_string(ENUM value) { \
     return name_of(value);                 \
   }                                        \
-  template std::optional<ENUM> from_string<ENUM>(std::string_view);
+  template KMOE_API std::optional<ENUM> from_string<ENUM>(std::string_view);
 KMOE_ENUM_NAMES(Scoring)
 KMOE_ENUM_NAMES(GroupScore)
 KMOE_ENUM_NAMES(Activation)

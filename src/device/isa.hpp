@@ -11,12 +11,14 @@
 
 #include "device/host_kernel.hpp"
 
+#include <kmoe/core/config.hpp>
+
 namespace kmoe::device {
 
 inline constexpr Isa all_isas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_bf16,
                                    Isa::amx};
 
-std::string_view to_string(Isa isa);
+KMOE_API std::string_view to_string(Isa isa);
 
 /// Whether kernels of this set can run here. Asking for amx requests the tile state from the
 /// operating system, once per process.
@@ -27,7 +29,7 @@ bool isa_available(Isa isa);
 Isa choose_isa(char const* name);
 
 /// The set in use: choose_isa of the environment variable KMOE_ISA, or what a test set.
-Isa host_isa();
+KMOE_API Isa host_isa();
 
 /// For tests: weights packed from now on use this set; nothing restores the process's own.
 void override_host_isa(std::optional<Isa> isa);

@@ -54,7 +54,7 @@ void AllToAllDispatcher<E, T>::do_combine(E const& exec, CombineInput<E, T> cons
   exchange_->combine(exec, input, addend, y, this->statistics_);
 }
 
-#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class AllToAllDispatcher<SPACE, ELEMENT>;
+#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class KMOE_API AllToAllDispatcher<SPACE, ELEMENT>;
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

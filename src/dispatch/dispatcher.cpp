@@ -226,13 +226,13 @@ HookHandle BaseDispatcher<E, T>::register_post_combine_hook(typename PostCombine
   return post_combine_.add(std::move(hook));
 }
 
-#define KMOE_INSTANTIATE(SPACE)                                                           \
-  template void group_by_expert(SPACE const&, ExpertIds<SPACE> const&,                    \
-                                Vector<index_t, SPACE> const&, Permutation<SPACE> const&, \
-                                Vector<offset_t, SPACE> const&);
+#define KMOE_INSTANTIATE(SPACE)                                                                    \
+  template KMOE_API void group_by_expert(SPACE const&, ExpertIds<SPACE> const&,                    \
+                                         Vector<index_t, SPACE> const&, Permutation<SPACE> const&, \
+                                         Vector<offset_t, SPACE> const&);
 KMOE_FOR_EACH_SPACE(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
-#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class BaseDispatcher<SPACE, ELEMENT>;
+#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class KMOE_API BaseDispatcher<SPACE, ELEMENT>;
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

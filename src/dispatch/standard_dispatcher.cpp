@@ -49,7 +49,7 @@ void StandardDispatcher<E, T>::do_combine(E const& exec, CombineInput<E, T> cons
   exchange_->combine(exec, input, addend, y, this->statistics_);
 }
 
-#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class StandardDispatcher<SPACE, ELEMENT>;
+#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class KMOE_API StandardDispatcher<SPACE, ELEMENT>;
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

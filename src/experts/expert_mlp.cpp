@@ -356,7 +356,7 @@ void ExpertMlp<E, T>::check_shapes(char const* function, InMatrix<T, E> const& x
                         weights.extent(1), weights.label());
 }
 
-#define KMOE_INSTANTIATE(E, T) template class ExpertMlp<E, T>;
+#define KMOE_INSTANTIATE(E, T) template class KMOE_API ExpertMlp<E, T>;
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

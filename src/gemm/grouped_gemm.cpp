@@ -221,13 +221,13 @@ void grouped_gemm(E const& exec, InMatrix<T, E> a, InTensor3<T, E> b,
   detail::multiply<E, T>(exec, a, parts, b.data(), expert_offsets, c);
 }
 
-#define KMOE_INSTANTIATE(E, T)                                                       \
-  template class PackedWeights<E, T>;                                                \
-  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>,                         \
-                                   PackedWeights<E, std::type_identity_t<T>> const&, \
-                                   InVector<offset_t, E>, Matrix<T, E> const&);      \
-  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>, InTensor3<T, E>,        \
-                                   InVector<offset_t, E>, Matrix<T, E> const&);
+#define KMOE_INSTANTIATE(E, T)                                                                \
+  template class KMOE_API PackedWeights<E, T>;                                                \
+  template KMOE_API void grouped_gemm<E, T>(E const&, InMatrix<T, E>,                         \
+                                            PackedWeights<E, std::type_identity_t<T>> const&, \
+                                            InVector<offset_t, E>, Matrix<T, E> const&);      \
+  template KMOE_API void grouped_gemm<E, T>(E const&, InMatrix<T, E>, InTensor3<T, E>,        \
+                                            InVector<offset_t, E>, Matrix<T, E> const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

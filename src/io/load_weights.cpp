@@ -336,8 +336,8 @@ LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint, Moe
           .shared_gate = fill<Matrix<T, E>>(exec, plan.shared_gate, "kmoe::shared_gate")};
 }
 
-#define KMOE_INSTANTIATE(SPACE, T)                        \
-  template LayerWeights<SPACE, T> load_weights<SPACE, T>( \
+#define KMOE_INSTANTIATE(SPACE, T)                                 \
+  template KMOE_API LayerWeights<SPACE, T> load_weights<SPACE, T>( \
       SPACE const&, Checkpoint const&, MoeBlock const&, std::span<index_t const>);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE

@@ -348,12 +348,12 @@ void write_matrix(std::filesystem::path const& path, HostMatrix<T> const& in,
                 0, in);
 }
 
-#define KMOE_INSTANTIATE(T)                                                               \
-  template void read_rows<T>(MatrixFile const&, offset_t, HostMatrix<T> const&);          \
-  template HostMatrix<T> read_matrix<T>(std::filesystem::path const&, std::string_view);  \
-  template void write_rows<T>(MatrixOutput const&, offset_t, HostMatrix<T const> const&); \
-  template void write_matrix<T>(std::filesystem::path const&, HostMatrix<T> const&,       \
-                                std::string_view);
+#define KMOE_INSTANTIATE(T)                                                                        \
+  template KMOE_API void read_rows<T>(MatrixFile const&, offset_t, HostMatrix<T> const&);          \
+  template KMOE_API HostMatrix<T> read_matrix<T>(std::filesystem::path const&, std::string_view);  \
+  template KMOE_API void write_rows<T>(MatrixOutput const&, offset_t, HostMatrix<T const> const&); \
+  template KMOE_API void write_matrix<T>(std::filesystem::path const&, HostMatrix<T> const&,       \
+                                         std::string_view);
 KMOE_INSTANTIATE(double)
 KMOE_INSTANTIATE(float)
 KMOE_INSTANTIATE(bfloat16)

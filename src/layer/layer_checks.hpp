@@ -5,7 +5,9 @@
 /// \file
 /// What a layer and its forward() demand of their arguments.
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -14,6 +16,8 @@
 #include <kmoe/core/expert_placement.hpp>
 #include <kmoe/core/options.hpp>
 #include <kmoe/core/weights.hpp>
+#include <kmoe/core/workspace.hpp>
+#include <kmoe/layer/moe_layer.hpp>
 #include <kmoe/routing/router.hpp>
 
 #include "core/log.hpp"
@@ -59,16 +63,37 @@ void check_experts(std::string const& name, ExpertWeights<E, T> const& weights, 
   }
 }
 
+/// User experts that `rank` hosts.
+inline index_t num_user_experts(MoeConfig const& config, ExpertPlacement const& placement,
+                                index_t rank) {
+  auto const rank_of = placement.rank_of_expert();
+  return static_cast<index_t>(
+      std::count(rank_of.end() - config.num_user_experts, rank_of.end(), rank));
+}
+
 template <ExecutionSpace E, Element T>
 void check_weights(MoeConfig const& config, ExpertPlacement const& placement, index_t rank,
                    LayerWeights<E, T> const& weights) {
   static std::string const function = "kmoe::MoeLayer";
   using Pair = std::pair<char const*, index_t>;
-  index_t const columns = config.num_router_columns();
-  if (weights.router.weight.extent(0) != 0) {
+  index_t columns = config.num_router_columns();
+  auto const rows = static_cast<index_t>(weights.router.weight.extent(0));
+  if (rows != 0) {
+    // A trained router need not know the user experts.
+    if (config.num_user_experts > 0 && config.num_zero_experts == 0 &&
+        rows == config.num_mlp_experts()) {
+      columns = rows;
+      expect(config.top_k <= columns, function,
+             "top_k must be at most the rows of router.weight = " + std::to_string(columns),
+             config.top_k);
+      expect(columns % config.router.num_groups == 0, function,
+             "router.num_groups must divide the rows of router.weight = " + std::to_string(columns),
+             config.router.num_groups);
+    }
     expect_shape<decltype(weights.router.weight), 2>(
         function, "router.weight", weights.router.weight,
-        {Pair{"num_experts + num_zero_experts", columns}, Pair{"hidden_size", config.hidden_size}});
+        {Pair{"num_experts + num_zero_experts (or the MLP experts)", columns},
+         Pair{"hidden_size", config.hidden_size}});
   }
   auto const check_bias = [&](char const* name, Vector<float const, E> const& view) {
     if (view.extent(0) == 0) return;
@@ -77,8 +102,9 @@ void check_weights(MoeConfig const& config, ExpertPlacement const& placement, in
   };
   check_bias("router.bias", weights.router.bias);
   check_bias("router.correction_bias", weights.router.correction_bias);
-  check_experts("experts", weights.experts, placement.num_local(rank), config.hidden_size,
-                config.intermediate_size);
+  check_experts("experts", weights.experts,
+                placement.num_local(rank) - num_user_experts(config, placement, rank),
+                config.hidden_size, config.intermediate_size);
   bool const has_shared = config.shared_intermediate_size > 0;
   check_experts("shared", weights.shared, has_shared ? 1 : 0, config.hidden_size,
                 config.shared_intermediate_size);
@@ -114,28 +140,45 @@ void check_layer(Communicator const& comm, MoeConfig const& config,
                   "\ngated=" + (weights.experts.gated() ? "true" : "false") + "\n");
 }
 
-/// Local checks of compute_routing().
-template <Element T, ExecutionSpace E>
-void check_routing_output(MoeConfig const& config, InMatrix<T, E> const& x,
-                          Routing<E> const& routing, bool has_router) {
-  static std::string const function = "kmoe::MoeLayer::compute_routing";
-  if (!has_router) throw InvalidArgument(function + ": the layer has no router weights");
-  auto const t = static_cast<index_t>(x.extent(0));
-  index_t const slots = config.slots_per_token();
-  if (t > 0) {
-    expect_extent(function, "x.extent(1) must equal hidden_size", config.hidden_size,
-                  static_cast<long long>(x.extent(1)), x.label());
+/// The caller's workspace against what a layer takes.
+template <ExecutionSpace E>
+void check_memory(WorkspaceMemory const& memory, WorkspaceSize const& needed) {
+  auto const check = [](char const* name, void* block, std::size_t found, std::size_t wanted) {
+    static std::string const function = "kmoe::MoeLayer: workspace ";
+    if (wanted == 0) return;
+    if (block == nullptr || found < wanted) {
+      throw InvalidArgument(function + name + " must have " + std::to_string(wanted) +
+                            " bytes, found " + std::to_string(block == nullptr ? 0 : found));
+    }
+    if (reinterpret_cast<std::uintptr_t>(block) % Workspace<E>::alignment != 0) {
+      throw InvalidArgument(function + name + " must be aligned to " +
+                            std::to_string(Workspace<E>::alignment) + " bytes");
+    }
+  };
+  check("device", memory.device, memory.size.device_bytes, needed.device_bytes);
+  check("host", memory.host, memory.size.host_bytes, needed.host_bytes);
+}
+
+template <ExecutionSpace E, Element T>
+void check_route(MoeConfig const& config, InMatrix<T, E> const& x, Routing<E> const& out,
+                 bool has_router) {
+  static std::string const function = "kmoe::MoeLayer::route";
+  auto const tokens = static_cast<index_t>(x.extent(0));
+  if (!has_router) throw InvalidArgument(function + ": the layer was built without router weights");
+  expect_extent(function, "x.extent(1) must equal hidden_size", config.hidden_size,
+                static_cast<long long>(x.extent(1)), x.label());
+  for (auto const& extents : {std::pair(out.topk_ids.extent(0), out.topk_ids.extent(1)),
+                              std::pair(out.topk_weights.extent(0), out.topk_weights.extent(1))}) {
+    expect_extent(function, "the rows of topk_ids and topk_weights must be T =", tokens,
+                  static_cast<long long>(extents.first), {});
+    expect_extent(function,
+                  "their columns must be top_k (+ fused shared) =", config.slots_per_token(),
+                  static_cast<long long>(extents.second), {});
   }
-  if (!x.span_is_contiguous()) {
-    throw InvalidArgument(function + ": the rows of x must lie back to back (View \"" + x.label() +
-                          "\")");
+  if (tokens > 0 && (x.data() == nullptr || out.topk_ids.data() == nullptr ||
+                     out.topk_weights.data() == nullptr)) {
+    throw InvalidArgument(function + ": x, topk_ids and topk_weights must not be null");
   }
-  using Pair = std::pair<char const*, index_t>;
-  std::array<std::pair<char const*, index_t>, 2> const shape{Pair{"T", t},
-                                                             Pair{"top_k (+ fused shared)", slots}};
-  expect_shape<decltype(routing.topk_ids), 2>(function, "topk_ids", routing.topk_ids, shape);
-  expect_shape<decltype(routing.topk_weights), 2>(function, "topk_weights", routing.topk_weights,
-                                                  shape);
 }
 
 /// Local checks of forward().
@@ -156,6 +199,9 @@ void check_forward(MoeConfig const& config, index_t max_tokens, InMatrix<T, E> c
   expect_extent(
       function, config.no_combine ? "y.extent(0) must equal T * K" : "y.extent(0) must equal T",
       config.no_combine ? tokens * slots : tokens, static_cast<long long>(y.extent(0)), y.label());
+  if (tokens > 0 && (x.data() == nullptr || y.data() == nullptr)) {
+    throw InvalidArgument(function + ": x and y must not be null where there are tokens");
+  }
   if (!x.span_is_contiguous() || !y.span_is_contiguous()) {
     throw InvalidArgument(function + ": the rows of x and y must lie back to back (View \"" +
                           (x.span_is_contiguous() ? y.label() : x.label()) + "\")");
@@ -178,6 +224,11 @@ void check_forward(MoeConfig const& config, index_t max_tokens, InMatrix<T, E> c
   expect_shape<decltype(routing->topk_weights), 2>(
       function, "topk_weights", routing->topk_weights,
       {Pair{"T", t}, Pair{"top_k (+ fused shared)", slots}});
+  if (tokens > 0 &&
+      (routing->topk_ids.data() == nullptr || routing->topk_weights.data() == nullptr)) {
+    throw InvalidArgument(function +
+                          ": topk_ids and topk_weights must not be null where there are tokens");
+  }
 }
 
 }  // namespace kmoe::detail

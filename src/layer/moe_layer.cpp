@@ -7,6 +7,7 @@
 #include <exception>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <Kokkos_Profiling_ScopedRegion.hpp>
 
@@ -19,6 +20,7 @@
 #include "layer/summary.hpp"
 #include "layer_buffers.hpp"
 #include "layer_checks.hpp"
+#include "user_rows.hpp"
 
 namespace kmoe {
 namespace {
@@ -28,13 +30,15 @@ namespace {
 template <ExecutionSpace E, Element T>
 index_t choose_chunk(E const& exec, MoeConfig const& config, ExpertPlacement const& placement,
                      index_t max_tokens, bool gated) {
-  index_t most_local = 0;
+  detail::LayerShape most{config, placement.num_ranks(), 0, 0, 0, gated};
   for (index_t rank = 0; rank < placement.num_ranks(); ++rank) {
-    most_local = std::max(most_local, placement.num_local(rank));
+    index_t const user = detail::num_user_experts(config, placement, rank);
+    most.num_user = std::max(most.num_user, user);
+    most.num_mlp = std::max(most.num_mlp, placement.num_local(rank) - user);
   }
   auto const fits = [&](index_t chunk) {
-    return detail::count_bytes<E, T>(exec, {config, placement.num_ranks(), most_local, chunk,
-                                            gated}) <= config.workspace_limit_bytes;
+    most.chunk = chunk;
+    return detail::count_workspace<E, T>(exec, most).bytes() <= config.workspace_limit_bytes;
   };
   // Slots of one call are counted in index_t, also where every token of every rank ends up here.
   auto const slots = static_cast<offset_t>(placement.num_ranks()) * config.slots_per_token();
@@ -100,7 +104,7 @@ class PhaseScope {
 template <ExecutionSpace E, Element T>
 struct MoeLayer<E, T>::Impl {
   Impl(E const& exec, Communicator communicator, MoeConfig const& cfg, ExpertPlacement const& where,
-       LayerWeights<E, T> const& given, index_t max_tokens)
+       LayerWeights<E, T> const& given, index_t max_tokens, WorkspaceMemory const& memory)
       : comm(std::move(communicator)),
         config(cfg),
         placement(where),
@@ -108,13 +112,21 @@ struct MoeLayer<E, T>::Impl {
     Kokkos::Profiling::ScopedRegion const region("kmoe::MoeLayer::build");
     detail::check_layer<E, T>(comm, config, placement, given, max_tokens);
 
-    shape = {config, comm.size(), placement.num_local(comm.rank()), 0, given.experts.gated()};
+    shape.config = config;
+    shape.num_ranks = comm.size();
+    shape.num_user = detail::num_user_experts(config, placement, comm.rank());
+    shape.num_mlp = placement.num_local(comm.rank()) - shape.num_user;
+    shape.gated = given.experts.gated();
     shape.chunk = choose_chunk<E, T>(exec, config, placement, max_tokens, shape.gated);
     // Scratch depends on the number of threads, which may differ between ranks: the smallest wins.
     std::array<offset_t, 1> smallest{-shape.chunk};
     comm.all_reduce_max(smallest);
     shape.chunk = static_cast<index_t>(-smallest[0]);
+    // Memory may run out on one rank only.
+    agree(comm, [&] { build(exec, given, memory); });
+  }
 
+  void build(E const& exec, LayerWeights<E, T> const& given, WorkspaceMemory const& memory) {
     router = given.router;
     shared_gate.weight = given.shared_gate;
     experts = ExpertMlp<E, T>(exec, given.experts, config.experts);
@@ -128,12 +140,28 @@ struct MoeLayer<E, T>::Impl {
     } else {
       dispatcher = std::make_unique<AllToAllDispatcher<E, T>>(comm, placement, shape.dispatch());
     }
-    workspace = make_workspace<E>([&](Workspace<E>& ws) {
+    auto const bind = [&](Workspace<E>& ws) {
       buffers.bind(ws, shape);
       dispatcher->bind(exec, ws);
-      experts.bind(exec, ws, shape.max_rows());
+      experts.bind(exec, ws, shape.max_mlp_rows());
       if (config.shared_intermediate_size > 0) shared.bind(exec, ws, shape.chunk);
-    });
+    };
+    if (memory.device == nullptr && memory.host == nullptr) {
+      workspace = make_workspace<E>(bind);
+    } else {
+      Workspace<E> needed;
+      bind(needed);
+      detail::check_memory<E>(memory, {needed.device_bytes(), needed.host_bytes()});
+      workspace = Workspace<E>(memory.device, memory.size.device_bytes, memory.host,
+                               memory.size.host_bytes);
+      bind(workspace);
+    }
+    auto const local = placement.experts_of(comm.rank());
+    user_ids.assign(local.begin() + shape.num_mlp, local.end());
+    Kokkos::deep_copy(
+        buffers.user_ids,
+        Kokkos::View<index_t const*, Kokkos::HostSpace, Kokkos::MemoryTraits<Kokkos::Unmanaged>>(
+            user_ids.data(), user_ids.size()));
     reset_counters(exec);
     log_level = detail::log_level();  // valid: check_layer() has looked
     summary_path = detail::summary_path();
@@ -237,6 +265,10 @@ struct MoeLayer<E, T>::Impl {
     index_t const chunks = agree_on_chunks(x.extent(0), [&] {
       detail::check_forward<E, T>(config, max_tokens_per_rank, x, given,
                                   router.weight.extent(0) != 0, y);
+      if (!user_ids.empty() && !user_experts) {
+        throw InvalidArgument(
+            "kmoe::MoeLayer::forward: this rank hosts user experts: call set_user_experts first");
+      }
     });
     ++forward_calls;
     if (log_level == detail::LogLevel::debug) {
@@ -255,30 +287,60 @@ struct MoeLayer<E, T>::Impl {
             {row_range(given->topk_ids, begin, end), row_range(given->topk_weights, begin, end)},
             y_chunk);
       } else {
-        forward_chunk(exec, x_chunk, route_chunk(exec, x_chunk), y_chunk);
+        Routing<E> const routing{row_range(buffers.routing.topk_ids, 0, end - begin),
+                                 row_range(buffers.routing.topk_weights, 0, end - begin)};
+        route_chunk(exec, x_chunk, routing);
+        forward_chunk(exec, x_chunk, routing, y_chunk);
       }
     }
+    if (config.num_user_experts > 0) throw_user_error();
   }
 
-  Routing<E> route_chunk(E const& exec, InMatrix<T, E> x) {
+  void route(E const& exec, InMatrix<T, E> x, Routing<E> const& out) {
+    detail::check_route<E, T>(config, x, out, router.weight.extent(0) != 0);
+    for (std::size_t begin = 0; begin < x.extent(0); begin += shape.chunk) {
+      std::size_t const end = std::min<std::size_t>(x.extent(0), begin + shape.chunk);
+      route_chunk(exec, row_range(x, begin, end),
+                  {row_range(out.topk_ids, begin, end), row_range(out.topk_weights, begin, end)});
+    }
+  }
+
+  void route_chunk(E const& exec, InMatrix<T, E> x, Routing<E> const& routing) {
     PhaseScope<E> const scope(exec, "kmoe::MoeLayer::route", phase(detail::Phase::route),
                               profiling);
-    auto const logits = row_range(buffers.logits, 0, x.extent(0));
-    Routing<E> const routing{row_range(buffers.routing.topk_ids, 0, x.extent(0)),
-                             row_range(buffers.routing.topk_weights, 0, x.extent(0))};
+    Matrix<float, E> const logits(buffers.logits.data(), x.extent(0), router.weight.extent(0));
     router_logits<E, T>(exec, x, router, buffers.router_scratch, logits);
-    route(exec, logits, config.router, router.correction_bias, routing, buffers.router_counters);
-    return routing;
+    kmoe::route(exec, logits, config.router, router.correction_bias, routing,
+                buffers.router_counters);
   }
 
-  void compute_routing(E const& exec, InMatrix<T, E> x, Routing<E> const& out) {
-    detail::check_routing_output<T, E>(config, x, out, router.weight.extent(0) != 0);
-    for (std::size_t begin = 0; begin < x.extent(0); begin += shape.chunk) {
-      std::size_t const end = std::min(x.extent(0), begin + shape.chunk);
-      auto const found = route_chunk(exec, row_range(x, begin, end));
-      Kokkos::deep_copy(exec, row_range(out.topk_ids, begin, end), found.topk_ids);
-      Kokkos::deep_copy(exec, row_range(out.topk_weights, begin, end), found.topk_weights);
+  /// The rows of this rank's user experts. What their function throws waits for the end of
+  /// forward(): other ranks count on this one's messages.
+  void user_rows(E const& exec, InMatrix<T, E> x, Matrix<float const, E> const& weights) {
+    bool const on_input = config.experts.router_weight_on_input;
+    auto const max_rows = static_cast<offset_t>(x.extent(0)) * config.slots_per_token();
+    auto const range =
+        detail::user_range<E>(exec, buffers.permutation, shape.num_mlp, shape.num_user, max_rows);
+    detail::gather_user_rows<E, T>(exec, range, x, buffers.permutation,
+                                   on_input ? weights : Matrix<float const, E>(), buffers.user_x);
+    try {
+      user_experts(exec, {user_ids, buffers.user_ids, range.offsets, range.max_rows, buffers.user_x,
+                          buffers.rows});
+    } catch (...) {
+      if (!user_error) user_error = std::current_exception();
     }
+    if (!on_input && weights.extent(0) > 0) {
+      detail::weigh_user_rows<E, T>(exec, range, buffers.permutation, weights, buffers.rows);
+    }
+  }
+
+  void throw_user_error() {
+    auto const error = std::exchange(user_error, nullptr);
+    auto const rethrow = [&] {
+      if (error) std::rethrow_exception(error);
+    };
+    if (comm.size() == 1) return rethrow();
+    agree(comm, rethrow);
   }
 
   void forward_chunk(E const& exec, InMatrix<T, E> x, Routing<E> const& routing,
@@ -314,10 +376,14 @@ struct MoeLayer<E, T>::Impl {
     auto const& tokens = received.hidden_states;
     auto const weights = config.no_combine ? Matrix<float const, E>() : received.topk_weights;
     auto const* const local = std::get_if<LocalExpertIds<E>>(&received.expert_ids);
-    if (local == nullptr) {
+    if (local == nullptr || shape.num_user > 0) {
       group_by_expert(exec, received.expert_ids, buffers.mask_map, buffers.permutation,
                       buffers.rows_per_expert);
-      experts.forward(exec, tokens, buffers.permutation, weights, buffers.rows);
+      auto mlp = buffers.permutation;
+      mlp.expert_offsets = Vector<offset_t, E>(mlp.expert_offsets.data(),
+                                               static_cast<std::size_t>(shape.num_mlp) + 1);
+      experts.forward(exec, tokens, mlp, weights, buffers.rows);
+      if (shape.num_user > 0) user_rows(exec, tokens, weights);
       return false;
     }
     bool const whole =
@@ -367,6 +433,9 @@ struct MoeLayer<E, T>::Impl {
   std::unique_ptr<BaseDispatcher<E, T>> dispatcher;
   detail::LayerBuffers<E, T> buffers;
   Workspace<E> workspace;
+  UserExperts<E, T> user_experts;
+  std::vector<index_t> user_ids;  // global ids of the user experts of this rank
+  std::exception_ptr user_error;
 
   bool profiling = false;
   LayerReport totals;  // without phases and the counters that live on the device
@@ -379,9 +448,9 @@ struct MoeLayer<E, T>::Impl {
 template <ExecutionSpace E, Element T>
 MoeLayer<E, T>::MoeLayer(E const& exec, Communicator comm, MoeConfig const& config,
                          ExpertPlacement const& placement, LayerWeights<E, T> const& weights,
-                         index_t max_tokens_per_rank)
+                         index_t max_tokens_per_rank, WorkspaceMemory const& memory)
     : impl_(std::make_unique<Impl>(exec, std::move(comm), config, placement, weights,
-                                   max_tokens_per_rank)) {}
+                                   max_tokens_per_rank, memory)) {}
 
 template <ExecutionSpace E, Element T>
 MoeLayer<E, T>::MoeLayer(MoeLayer&&) noexcept = default;
@@ -397,16 +466,27 @@ void MoeLayer<E, T>::forward(E const& exec, InMatrix<T, E> x, Matrix<T, E> const
 }
 
 template <ExecutionSpace E, Element T>
-void MoeLayer<E, T>::compute_routing(E const& exec, InMatrix<T, E> x, Routing<E> const& out) {
-  Kokkos::Profiling::ScopedRegion const region("kmoe::MoeLayer::compute_routing");
-  impl_->compute_routing(exec, x, out);
-}
-
-template <ExecutionSpace E, Element T>
 void MoeLayer<E, T>::forward_routed(E const& exec, InMatrix<T, E> x, Routing<E> const& routing,
                                     Matrix<T, E> const& y) {
   Kokkos::Profiling::ScopedRegion const region("kmoe::MoeLayer::forward_routed");
   impl_->forward(exec, x, &routing, y);
+}
+
+template <ExecutionSpace E, Element T>
+void MoeLayer<E, T>::abandon_forward(std::string const& message) {
+  impl_->agree_on_chunks(0, [&] { throw InvalidArgument(message); });
+  throw InvalidArgument(message);
+}
+
+template <ExecutionSpace E, Element T>
+void MoeLayer<E, T>::route(E const& exec, InMatrix<T, E> x, Routing<E> const& out) {
+  Kokkos::Profiling::ScopedRegion const region("kmoe::MoeLayer::route");
+  impl_->route(exec, x, out);
+}
+
+template <ExecutionSpace E, Element T>
+void MoeLayer<E, T>::set_user_experts(UserExperts<E, T> function) {
+  impl_->user_experts = std::move(function);
 }
 
 template <ExecutionSpace E, Element T>
@@ -418,10 +498,24 @@ template <ExecutionSpace E, Element T>
 std::size_t MoeLayer<E, T>::workspace_bytes(E const& exec, MoeConfig const& config,
                                             ExpertPlacement const& placement, index_t rank,
                                             index_t max_tokens_per_rank, bool gated) {
+  auto const size = workspace_size(exec, config, placement, rank, max_tokens_per_rank, gated);
+  return size.device_bytes + size.host_bytes;
+}
+
+template <ExecutionSpace E, Element T>
+WorkspaceSize MoeLayer<E, T>::workspace_size(E const& exec, MoeConfig const& config,
+                                             ExpertPlacement const& placement, index_t rank,
+                                             index_t max_tokens_per_rank, bool gated) {
   validate(config);
-  detail::LayerShape shape{config, placement.num_ranks(), placement.num_local(rank), 0, gated};
+  detail::expect_extent("kmoe::MoeLayer::workspace_size",
+                        "placement.num_experts() must equal num_experts", config.num_experts,
+                        placement.num_experts(), {});
+  detail::LayerShape shape{config, placement.num_ranks(), 0, 0, 0, gated};
+  shape.num_user = detail::num_user_experts(config, placement, rank);
+  shape.num_mlp = placement.num_local(rank) - shape.num_user;
   shape.chunk = choose_chunk<E, T>(exec, config, placement, max_tokens_per_rank, gated);
-  return detail::count_bytes<E, T>(exec, shape);
+  auto const ws = detail::count_workspace<E, T>(exec, shape);
+  return {ws.device_bytes(), ws.host_bytes()};
 }
 
 template <ExecutionSpace E, Element T>
@@ -459,7 +553,7 @@ void MoeLayer<E, T>::reset_report() {
   impl_->reset_counters(E());
 }
 
-#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class MoeLayer<SPACE, ELEMENT>;
+#define KMOE_INSTANTIATE(SPACE, ELEMENT) template class KMOE_API MoeLayer<SPACE, ELEMENT>;
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

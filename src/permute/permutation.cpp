@@ -283,16 +283,17 @@ void make_permutation(E const& exec, InMatrix<index_t, E> topk_ids, ExpertMask<E
   group_by_threads<E>(exec, local, out, rows_per_expert);
 }
 
-#define KMOE_INSTANTIATE(SPACE)                                                              \
-  template void detail::check_permutation(Matrix<index_t const, SPACE> const&,               \
-                                          Permutation<SPACE> const&,                         \
-                                          Vector<offset_t, SPACE> const&);                   \
-  template void Permutation<SPACE>::bind(Workspace<SPACE>&, index_t, index_t, index_t);      \
-  template void make_permutation(SPACE const&, Matrix<index_t const, SPACE>,                 \
-                                 Permutation<SPACE> const&, Vector<offset_t, SPACE> const&); \
-  template void make_permutation(SPACE const&, Matrix<index_t const, SPACE>,                 \
-                                 ExpertMask<SPACE> const&, Vector<index_t, SPACE> const&,    \
-                                 Permutation<SPACE> const&, Vector<offset_t, SPACE> const&);
+#define KMOE_INSTANTIATE(SPACE)                                                                  \
+  template void detail::check_permutation(Matrix<index_t const, SPACE> const&,                   \
+                                          Permutation<SPACE> const&,                             \
+                                          Vector<offset_t, SPACE> const&);                       \
+  template KMOE_API void Permutation<SPACE>::bind(Workspace<SPACE>&, index_t, index_t, index_t); \
+  template KMOE_API void make_permutation(SPACE const&, Matrix<index_t const, SPACE>,            \
+                                          Permutation<SPACE> const&,                             \
+                                          Vector<offset_t, SPACE> const&);                       \
+  template KMOE_API void make_permutation(                                                       \
+      SPACE const&, Matrix<index_t const, SPACE>, ExpertMask<SPACE> const&,                      \
+      Vector<index_t, SPACE> const&, Permutation<SPACE> const&, Vector<offset_t, SPACE> const&);
 KMOE_FOR_EACH_SPACE(KMOE_INSTANTIATE)
 
 }  // namespace kmoe

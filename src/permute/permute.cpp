@@ -141,11 +141,12 @@ void unpermute(E const& exec, InMatrix<T, E> rows, Permutation<E> const& permuta
   detail::with_tile_width<E>(width, launch, from, to);
 }
 
-#define KMOE_INSTANTIATE(SPACE, T)                                                         \
-  template void permute(SPACE const&, Matrix<T const, SPACE>, Permutation<SPACE> const&,   \
-                        Matrix<T, SPACE> const&);                                          \
-  template void unpermute(SPACE const&, Matrix<T const, SPACE>, Permutation<SPACE> const&, \
-                          Matrix<float const, SPACE>, Matrix<T, SPACE> const&);
+#define KMOE_INSTANTIATE(SPACE, T)                                                                \
+  template KMOE_API void permute(SPACE const&, Matrix<T const, SPACE>, Permutation<SPACE> const&, \
+                                 Matrix<T, SPACE> const&);                                        \
+  template KMOE_API void unpermute(SPACE const&, Matrix<T const, SPACE>,                          \
+                                   Permutation<SPACE> const&, Matrix<float const, SPACE>,         \
+                                   Matrix<T, SPACE> const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 
 }  // namespace kmoe

@@ -193,11 +193,12 @@ void route(E const& exec, InMatrix<float, E> logits, RouterOptions const& option
                         std::to_string(static_cast<int>(options.scoring)));
 }
 
-#define KMOE_INSTANTIATE(E)                                                                      \
-  template index_t detail::check_routing<E>(InMatrix<float, E> const&, Routing<E> const&,        \
-                                            RouterCounters<E> const&, index_t);                  \
-  template void route<E>(E const&, InMatrix<float, E>, RouterOptions const&, InVector<float, E>, \
-                         Routing<E> const&, RouterCounters<E> const&, index_t);
+#define KMOE_INSTANTIATE(E)                                                                        \
+  template KMOE_API index_t detail::check_routing<E>(InMatrix<float, E> const&, Routing<E> const&, \
+                                                     RouterCounters<E> const&, index_t);           \
+  template KMOE_API void route<E>(E const&, InMatrix<float, E>, RouterOptions const&,              \
+                                  InVector<float, E>, Routing<E> const&, RouterCounters<E> const&, \
+                                  index_t);
 KMOE_FOR_EACH_SPACE(KMOE_INSTANTIATE)
 
 }  // namespace kmoe

@@ -162,10 +162,10 @@ void router_logits(E const& exec, InMatrix<T, E> x, RouterWeights<E, T> const& w
   }
 }
 
-#define KMOE_INSTANTIATE(E, T)                                                            \
-  template struct RouterScratch<E, T>;                                                    \
-  template void router_logits<E, T>(E const&, InMatrix<T, E>, RouterWeights<E, T> const&, \
-                                    RouterScratch<E, T> const&, Matrix<float, E> const&);
+#define KMOE_INSTANTIATE(E, T)                                                                     \
+  template struct KMOE_API RouterScratch<E, T>;                                                    \
+  template KMOE_API void router_logits<E, T>(E const&, InMatrix<T, E>, RouterWeights<E, T> const&, \
+                                             RouterScratch<E, T> const&, Matrix<float, E> const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 
 }  // namespace kmoe

@@ -12,16 +12,20 @@
 
 #include <kmoe/layer/moe_layer.hpp>
 
-#include "reference/expert_mlp.hpp"
 #include "support/kernels.hpp"
 #include "support/layer_model.hpp"
+#include "support/layer_reference.hpp"
 #include "support/tolerance.hpp"
 #include "support/watch_allocations.hpp"
 
 namespace {
 
 using kmoe::index_t;
+using kmoe::test::contains;
+using kmoe::test::doubles;
+using kmoe::test::error_of;
 using kmoe::test::LayerModel;
+using kmoe::test::reference_layer;
 using Space = Kokkos::DefaultExecutionSpace;
 using Layer = kmoe::MoeLayer<Space, float>;
 
@@ -39,76 +43,6 @@ kmoe::LayerWeights<Space, float> my_weights(LayerModel const& model,
                                             kmoe::ExpertPlacement const& placement, int rank) {
   auto const experts = placement.experts_of(rank);
   return model.weights<Space, float>(experts);
-}
-
-/// What() of the error that `call` throws on this rank, after checking that every rank has the
-/// same.
-template <class Exception, class F>
-std::string error_of(F const& call) {
-  std::string what = "no error";
-  try {
-    call();
-  } catch (Exception const& error) {
-    what = error.what();
-  }
-  std::array<char, 1024> mine{}, first{};
-  what.copy(mine.data(), mine.size() - 1);
-  first = mine;
-  MPI_Bcast(first.data(), int(first.size()), MPI_CHAR, 0, MPI_COMM_WORLD);
-  EXPECT_STREQ(mine.data(), first.data());
-  return what;
-}
-
-bool contains(std::string const& text, std::string const& part) {
-  return text.find(part) != std::string::npos;
-}
-
-std::vector<double> doubles(auto const& view, std::size_t begin, std::size_t count) {
-  std::vector<double> out(count);
-  for (std::size_t i = 0; i < count; ++i) out[i] = double(view.data()[begin + i]);
-  return out;
-}
-
-/// y of the caller's routing in plain loops: each slot's expert in float64, added per token.
-/// `bound` receives what the error of each element is measured by.
-template <class T>
-std::vector<double> reference_layer(LayerModel const& model, std::vector<int> const& ids,
-                                    std::vector<float> const& weights, std::vector<double> const& x,
-                                    std::vector<double>& bound) {
-  auto const& config = model.config;
-  std::size_t const hidden = config.hidden_size, slots = config.slots_per_token();
-  std::vector<index_t> all(config.num_experts);
-  for (index_t e = 0; e < config.num_experts; ++e) all[e] = e;
-  auto const w = model.weights<Kokkos::DefaultHostExecutionSpace, T>(all).experts;
-  std::vector<double> y(x.size(), 0.0);
-  bound.assign(x.size(), 0.0);
-  for (std::size_t slot = 0; slot < ids.size(); ++slot) {
-    if (ids[slot] < 0 || ids[slot] >= config.num_experts) continue;
-    std::size_t const e = ids[slot], t = slot / slots;
-    std::size_t const rows = w.gate_up.extent(1), inner = config.intermediate_size;
-    reference::Expert expert{hidden,
-                             inner,
-                             std::string(to_string(model.layout)),
-                             doubles(w.gate_up, e * rows * hidden, rows * hidden),
-                             doubles(w.down, e * hidden * inner, hidden * inner),
-                             {},
-                             {}};
-    if (model.biases) {
-      expert.gate_up_bias = doubles(w.gate_up_bias, e * rows, rows);
-      expert.down_bias = doubles(w.down_bias, e * hidden, hidden);
-    }
-    std::vector<double> const token(x.begin() + t * hidden, x.begin() + (t + 1) * hidden);
-    auto const out = reference::expert_mlp(
-        expert, token, weights[slot], std::string(to_string(config.experts.activation)),
-        config.experts.swiglu_alpha, config.experts.swiglu_limit);
-    for (std::size_t h = 0; h < hidden; ++h) {
-      y[t * hidden + h] += out[h].value;
-      bound[t * hidden + h] +=
-          kmoe::test::tolerance<kmoe::accumulate_t<T>>(double(hidden + inner), out[h].sum) +
-          kmoe::test::tolerance<T>(1, out[h].rounding + std::abs(out[h].value));
-    }
-  }
-  return y;
 }
 
 template <class T>

@@ -163,7 +163,7 @@ TEST(Observe, ComputeRoutingIsWhatForwardUses) {
   ASSERT_EQ(layer.chunk_tokens(), 1);
   kmoe::Routing<Space> routing{kmoe::Matrix<kmoe::index_t, Space>("ids", f.tokens, 2),
                                kmoe::Matrix<float, Space>("weights", f.tokens, 2)};
-  layer.compute_routing(f.exec, f.x, routing);
+  layer.route(f.exec, f.x, routing);
   layer.forward(f.exec, f.x, f.y);
   kmoe::Matrix<float, Space> const again("again", f.tokens, 16);
   layer.forward_routed(f.exec, f.x, routing, again);
@@ -173,7 +173,7 @@ TEST(Observe, ComputeRoutingIsWhatForwardUses) {
   for (std::size_t i = 0; i < a.size(); ++i) ASSERT_EQ(a.data()[i], b.data()[i]);
   auto wrong = routing;
   wrong.topk_ids = kmoe::Matrix<kmoe::index_t, Space>("ids", f.tokens, 3);
-  EXPECT_THROW(layer.compute_routing(f.exec, f.x, wrong), kmoe::InvalidArgument);
+  EXPECT_THROW(layer.route(f.exec, f.x, wrong), kmoe::InvalidArgument);
 }
 
 TEST(Observe, LogIsMuteUntilAsked) {

@@ -102,6 +102,7 @@ TEST(Options, ToStringHasOneLinePerField) {
       {"intermediate_size=9", [](auto& c) { c.intermediate_size = 9; }},
       {"num_experts=9", [](auto& c) { c.num_experts = 9; }},
       {"num_zero_experts=9", [](auto& c) { c.num_zero_experts = 9; }},
+      {"num_user_experts=9", [](auto& c) { c.num_user_experts = 9; }},
       {"top_k=9", [](auto& c) { c.top_k = 9; }},
       {"router.scoring=sigmoid", [](auto& c) { c.router.scoring = Scoring::sigmoid; }},
       {"router.group_score=top2_sum", [](auto& c) { c.router.group_score = GroupScore::top2_sum; }},

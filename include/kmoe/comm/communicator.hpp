@@ -21,7 +21,7 @@
 #include <kmoe/core/error.hpp>
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 namespace detail {
 class RankGroup;
@@ -132,4 +132,4 @@ void agree(Communicator const& comm, std::function<void()> const& check);
 ///         "<function>: ranks disagree: rank 0 has top_k=2, rank 3 has top_k=4"
 void agree_equal(Communicator const& comm, std::string_view function, std::string const& text);
 
-}  // namespace kmoe
+}  // namespace KMOE_API

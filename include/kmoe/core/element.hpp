@@ -15,7 +15,9 @@
 
 #include <Kokkos_BitManipulation.hpp>
 
-namespace kmoe {
+#include <kmoe/core/config.hpp>
+
+namespace kmoe KMOE_API {
 
 /// Brain floating point: 1 sign, 8 exponent, 7 fraction bits. Conversion from float rounds to
 /// nearest even; NaN stays NaN (quiet), overflow goes to infinity.
@@ -104,4 +106,4 @@ inline constexpr DataType data_type_of = std::same_as<T, double>     ? DataType:
                                          : std::same_as<T, bfloat16> ? DataType::bf16
                                                                      : DataType::f16;
 
-}  // namespace kmoe
+}  // namespace KMOE_API

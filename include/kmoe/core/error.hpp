@@ -13,7 +13,9 @@
 #include <string>
 #include <string_view>
 
-namespace kmoe {
+#include <kmoe/core/config.hpp>
+
+namespace kmoe KMOE_API {
 
 /// What kind of failure an Error is. The values are the exit codes of the `kmoe` program.
 enum class ErrorKind : int {
@@ -83,4 +85,4 @@ inline void expect(bool holds, std::string_view function, std::string_view rule,
 }
 
 }  // namespace detail
-}  // namespace kmoe
+}  // namespace KMOE_API

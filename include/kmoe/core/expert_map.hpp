@@ -12,7 +12,7 @@
 #include <kmoe/core/expert_placement.hpp>
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// Global expert id -> local slot of one rank, -1 = not on this rank.
 template <ExecutionSpace E>
@@ -85,4 +85,4 @@ template <ExecutionSpace E>
 void remap_ids(E const& exec, ExpertMap<E> const& map, InMatrix<index_t, E> topk_ids,
                Matrix<index_t, E> const& local_ids);
 
-}  // namespace kmoe
+}  // namespace KMOE_API

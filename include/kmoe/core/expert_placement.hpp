@@ -11,7 +11,7 @@
 
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// Assignment of E routed experts (each on exactly one rank) and S fused shared experts (each on
 /// every rank) to P ranks.
@@ -59,4 +59,4 @@ class ExpertPlacement {
 /// One "name=value" line per number and per expert, in a fixed order: for comparing ranks.
 std::string to_string(ExpertPlacement const& placement);
 
-}  // namespace kmoe
+}  // namespace KMOE_API

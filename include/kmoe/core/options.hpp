@@ -14,7 +14,7 @@
 #include <kmoe/core/element.hpp>
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// How logits become scores, and in which order relative to the top-k selection.
 enum class Scoring : std::uint8_t {
@@ -130,6 +130,10 @@ struct MoeConfig {
   /// Identity experts (LongCat): ids E .. E+Z-1 have router columns but no weights; such a slot
   /// contributes router weight * x. Not combinable with fused shared experts.
   index_t num_zero_experts = 0;
+  /// Experts without weights that a function of the program computes, see
+  /// MoeLayer::set_user_experts: the last U of the E experts, ids E-U .. E-1, placed on ranks like
+  /// the others. Not combinable with fused shared experts.
+  index_t num_user_experts = 0;
   index_t top_k = 0;  ///< K, without fused shared experts
   RouterOptions router;
   ExpertOptions experts;
@@ -154,7 +158,9 @@ struct MoeConfig {
   [[nodiscard]] index_t slots_per_token() const { return top_k + router.num_fused_shared_experts; }
   /// Columns of the router logits: experts with weights plus zero experts.
   [[nodiscard]] index_t num_router_columns() const { return num_experts + num_zero_experts; }
-  /// Ids that have weights: routed plus fused shared experts.
+  /// Experts whose weights the layer holds: ids 0 .. E-U-1.
+  [[nodiscard]] index_t num_mlp_experts() const { return num_experts - num_user_experts; }
+  /// Ids that live on ranks: routed plus fused shared experts.
   [[nodiscard]] index_t num_placed_experts() const {
     return num_experts + router.num_fused_shared_experts;
   }
@@ -180,4 +186,4 @@ std::string_view to_string(DataType value);
 template <class Enum>
 std::optional<Enum> from_string(std::string_view name);
 
-}  // namespace kmoe
+}  // namespace KMOE_API

@@ -7,7 +7,7 @@
 
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// Output of a router. Ids are global expert ids, distinct within a token unless the token is
 /// padding (all -1). Weights are what the expert's output (or input) is multiplied by.
@@ -17,4 +17,4 @@ struct Routing {
   Matrix<float, E> topk_weights;  ///< [T, K + S]
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

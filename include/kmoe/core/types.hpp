@@ -18,7 +18,7 @@
 
 #include <kmoe/core/element.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// Counts tokens, slots, experts and ranks. Slots of one call (T * K) must stay below 2^31, which
 /// is checked; anything multiplied by a width is an offset_t.
@@ -61,4 +61,4 @@ requires(V::rank() == 2) V row_range(V const& matrix, std::size_t begin, std::si
   return V(matrix.data() + begin * matrix.extent(1), end - begin, matrix.extent(1));
 }
 
-}  // namespace kmoe
+}  // namespace KMOE_API

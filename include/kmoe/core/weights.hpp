@@ -9,9 +9,11 @@
 #include <kmoe/core/options.hpp>
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
-/// Router: row e of `weight` scores expert e. Every rank holds the whole router.
+/// Router: row e of `weight` scores expert e. Every rank holds the whole router. With user experts
+/// and no zero experts it may leave out the user experts' rows: [E - U, H], as a trained model
+/// would; then only the caller's own routing reaches them.
 template <ExecutionSpace E, Element T>
 struct RouterWeights {
   Matrix<T const, E> weight;               ///< [E + Z, H]
@@ -20,7 +22,8 @@ struct RouterWeights {
 };
 
 /// Experts of one rank in local slot order (ascending global id, fused shared experts last). Gated
-/// experts have 2I gate_up rows ordered by `layout`, plain ones I rows.
+/// experts have 2I gate_up rows ordered by `layout`, plain ones I rows. User experts have no
+/// weights and are not counted in El here.
 template <ExecutionSpace E, Element T>
 struct ExpertWeights {
   Tensor3<T const, E> gate_up;                     ///< [El, 2I or I, H] (w13)
@@ -46,4 +49,4 @@ struct LayerWeights {
   Matrix<T const, E> shared_gate;
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

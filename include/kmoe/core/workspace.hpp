@@ -14,7 +14,7 @@
 
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// A bump allocator over one device block and one host block (the host block stages MPI data and
 /// holds per-rank counts; where E runs on the host both blocks are host memory).
@@ -35,6 +35,13 @@ class Workspace {
   Workspace(std::size_t device_bytes, std::size_t host_bytes)
       : device_(allocate<block_t>("kmoe::workspace", device_bytes)),
         host_(allocate<host_block_t>("kmoe::workspace_host", host_bytes)),
+        counting_(false) {}
+
+  /// The caller's memory, aligned to `alignment` bytes, which must outlive all uses: `device` in
+  /// E's memory space, `host` on the host. Allocates nothing.
+  Workspace(void* device, std::size_t device_bytes, void* host, std::size_t host_bytes)
+      : device_(static_cast<std::byte*>(device), device_bytes),
+        host_(static_cast<std::byte*>(host), host_bytes),
         counting_(false) {}
 
   template <class T>
@@ -106,4 +113,4 @@ void Workspace<E>::detail_exhausted(std::size_t needed, std::size_t available) {
                     .c_str());
 }
 
-}  // namespace kmoe
+}  // namespace KMOE_API

@@ -25,7 +25,7 @@
 #include <kmoe/dispatch/hooks.hpp>
 #include <kmoe/permute/permutation.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// Ids of a payload for experts that take local slots: 0..num_local_experts-1; all others (of
 /// several ranks -1) are not here.
@@ -246,4 +246,4 @@ class BaseDispatcher {
   PostCombineHook post_combine_;
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

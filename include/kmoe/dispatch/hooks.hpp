@@ -11,7 +11,9 @@
 #include <memory>
 #include <utility>
 
-namespace kmoe {
+#include <kmoe/core/config.hpp>
+
+namespace kmoe KMOE_API {
 
 /// Undoes one registration. Dropping a handle keeps the hook; a handle may outlive its list.
 class HookHandle {
@@ -55,4 +57,4 @@ class HookList {
   std::uint64_t next_id_ = 0;
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

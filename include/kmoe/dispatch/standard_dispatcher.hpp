@@ -9,7 +9,7 @@
 
 #include <kmoe/dispatch/dispatcher.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 namespace detail {
 template <ExecutionSpace E, Element T>
@@ -49,4 +49,4 @@ class StandardDispatcher final : public BaseDispatcher<E, T> {
   std::unique_ptr<detail::Exchange<E, T>> exchange_;
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

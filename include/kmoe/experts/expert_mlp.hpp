@@ -14,7 +14,7 @@
 #include <kmoe/gemm/grouped_gemm.hpp>
 #include <kmoe/permute/permutation.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 namespace detail {
 struct MlpStages;
@@ -125,4 +125,4 @@ class ExpertMlp {
   Scratch scratch_;
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

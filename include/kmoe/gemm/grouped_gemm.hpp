@@ -20,7 +20,7 @@
 #include <kmoe/core/options.hpp>
 #include <kmoe/core/types.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 namespace detail {
 /// What PackedWeights holds, for the kernels.
@@ -96,4 +96,4 @@ template <ExecutionSpace E, Element T>
 void grouped_gemm(E const& exec, InMatrix<T, E> a, InTensor3<T, E> b,
                   InVector<offset_t, E> expert_offsets, Matrix<T, E> const& c);
 
-}  // namespace kmoe
+}  // namespace KMOE_API

@@ -20,7 +20,8 @@
 #include <kmoe/core/weights.hpp>
 #include <kmoe/io/safetensors.hpp>
 
-namespace kmoe::io {
+namespace kmoe KMOE_API {
+namespace io {
 
 /// One MoE block of a model.
 struct MoeBlock {
@@ -81,4 +82,5 @@ template <ExecutionSpace E, Element T>
 LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint, MoeBlock const& block,
                                 std::span<index_t const> experts);
 
-}  // namespace kmoe::io
+}  // namespace io
+}  // namespace KMOE_API

@@ -17,7 +17,8 @@
 #include <kmoe/core/types.hpp>
 #include <kmoe/io/safetensors.hpp>
 
-namespace kmoe::io {
+namespace kmoe KMOE_API {
+namespace io {
 
 /// A row-major matrix on the host: tokens as rows.
 template <class T>
@@ -88,4 +89,5 @@ template <Element T>
 void write_matrix(std::filesystem::path const& path, HostMatrix<T> const& in,
                   std::string_view name = "y");
 
-}  // namespace kmoe::io
+}  // namespace io
+}  // namespace KMOE_API

@@ -16,7 +16,10 @@
 #include <string_view>
 #include <vector>
 
-namespace kmoe::io {
+#include <kmoe/core/config.hpp>
+
+namespace kmoe KMOE_API {
+namespace io {
 
 /// One tensor of a mapped file. Its bytes stay on disk until they are read, and may start at any
 /// address: read them with memcpy.
@@ -71,4 +74,5 @@ class TensorStore {
 ///         shape; IoError naming the path if it can not be written
 void write_safetensors(std::filesystem::path const& path, std::span<TensorView const> tensors);
 
-}  // namespace kmoe::io
+}  // namespace io
+}  // namespace KMOE_API

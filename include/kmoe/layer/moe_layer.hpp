@@ -7,15 +7,17 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <kmoe/comm/communicator.hpp>
 #include <kmoe/core/expert_placement.hpp>
 #include <kmoe/core/options.hpp>
 #include <kmoe/core/weights.hpp>
+#include <kmoe/layer/user_experts.hpp>
 #include <kmoe/routing/router.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// What one rank did since the layer was built or reset_report() was called. The times (wall-clock
 /// seconds) and routed_per_expert are kept only while profiling is on, see set_profiling().
@@ -34,6 +36,21 @@ struct LayerReport {
   double experts_seconds = 0;
   double combine_seconds = 0;
   double shared_seconds = 0;
+};
+
+/// Bytes of a layer's workspace in the memory of its execution space and, for staging messages and
+/// counts, on the host.
+struct WorkspaceSize {
+  std::size_t device_bytes = 0;
+  std::size_t host_bytes = 0;
+};
+
+/// The caller's memory for a layer's workspace: each block aligned to Workspace::alignment bytes
+/// (128), alive as long as the layer, used by nobody else.
+struct WorkspaceMemory {
+  void* device = nullptr;  ///< in the memory space of E
+  void* host = nullptr;    ///< may be null where no byte is needed
+  WorkspaceSize size;
 };
 
 /// A Mixture-of-Experts layer over the ranks of a communicator.
@@ -58,10 +75,12 @@ class MoeLayer {
   /// \param weights this rank's weights: experts in local slot order, El may be 0
   /// \param max_tokens_per_rank the largest T forward() will be given on any rank (forward accepts
   ///        no more); the same on every rank
+  /// \param memory where the workspace goes, at least workspace_size(); device and host both null:
+  ///        the layer allocates it
   /// \throws InvalidArgument, Unsupported: the same error on every rank, nothing hangs
   MoeLayer(E const& exec, Communicator comm, MoeConfig const& config,
            ExpertPlacement const& placement, LayerWeights<E, T> const& weights,
-           index_t max_tokens_per_rank);
+           index_t max_tokens_per_rank, WorkspaceMemory const& memory = {});
   MoeLayer(MoeLayer&&) noexcept;
   MoeLayer& operator=(MoeLayer&&) noexcept;
   ~MoeLayer();
@@ -79,12 +98,24 @@ class MoeLayer {
   void forward_routed(E const& exec, InMatrix<T, E> x, Routing<E> const& routing,
                       Matrix<T, E> const& y);
 
-  /// The routing that forward() would give these tokens, bit for bit: to look at it, record it or
-  /// change it, and then call forward_routed(). Not collective; asynchronous; allocates nothing.
-  /// \param x [T, H], any T
-  /// \param out [T, K]
-  /// \throws InvalidArgument if shapes do not fit or the layer was built without router weights
-  void compute_routing(E const& exec, InMatrix<T, E> x, Routing<E> const& out);
+  /// Takes the place of forward() on a rank that can not call it: forward() on every rank throws
+  /// InvalidArgument with this message, instead of waiting for this rank. Collective with it.
+  [[noreturn]] void abandon_forward(std::string const& message);
+
+  /// The routing that forward() would give the tokens x [T, H], any T: for a program that changes
+  /// it before forward_routed(), say to send tokens of low confidence to a user expert.
+  /// Not collective. Asynchronous; allocates nothing. Uses the workspace of forward().
+  /// \param out [T, K + S] \throws InvalidArgument for extents, or without router weights
+  void route(E const& exec, InMatrix<T, E> x, Routing<E> const& out);
+
+  /// The function that computes the experts E-U .. E-1 (MoeConfig::num_user_experts) of this rank,
+  /// see row_experts() and batch_experts(); forward() multiplies its rows by the router weights
+  /// (rounded to T a second time). Needed on ranks that host such experts.
+  ///
+  /// If it throws, on any rank, forward() still completes its messages and then throws that error
+  /// on every rank, y being unspecified; with user experts forward() therefore ends with an
+  /// all-reduce of 8 bytes where P > 1.
+  void set_user_experts(UserExperts<E, T> function);
 
   /// Everything forward() will ever use, in bytes, on this rank; exact.
   [[nodiscard]] std::size_t workspace_bytes() const;
@@ -93,6 +124,10 @@ class MoeLayer {
   static std::size_t workspace_bytes(E const& exec, MoeConfig const& config,
                                      ExpertPlacement const& placement, index_t rank,
                                      index_t max_tokens_per_rank, bool gated);
+  /// The same as the two blocks that WorkspaceMemory has; never less than what the layer takes.
+  static WorkspaceSize workspace_size(E const& exec, MoeConfig const& config,
+                                      ExpertPlacement const& placement, index_t rank,
+                                      index_t max_tokens_per_rank, bool gated);
   /// Bytes of the repacked weights held by the layer on this rank.
   [[nodiscard]] std::size_t weight_bytes() const;
   /// Tokens per rank that are in flight at once (see MoeConfig::workspace_limit_bytes).
@@ -112,4 +147,4 @@ class MoeLayer {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace kmoe
+}  // namespace KMOE_API

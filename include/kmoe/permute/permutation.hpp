@@ -9,7 +9,7 @@
 #include <kmoe/core/types.hpp>
 #include <kmoe/core/workspace.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// Slots grouped by expert: rows expert_offsets[e] .. expert_offsets[e+1] belong to expert e and
 /// lie in ascending slot order (a stable counting sort: no atomic decides an order). Slots whose id
@@ -80,4 +80,4 @@ template <ExecutionSpace E, Element T>
 void unpermute(E const& exec, InMatrix<T, E> rows, Permutation<E> const& permutation,
                InMatrix<float, E> weights, Matrix<T, E> const& y);
 
-}  // namespace kmoe
+}  // namespace KMOE_API

@@ -17,7 +17,7 @@
 #include <kmoe/core/weights.hpp>
 #include <kmoe/core/workspace.hpp>
 
-namespace kmoe {
+namespace kmoe KMOE_API {
 
 /// Counts of data-dependent faults, added to (never reset) by route(): device memory.
 template <ExecutionSpace E>
@@ -210,4 +210,4 @@ void route(E const& exec, InMatrix<float, E> logits, F const& functor, Routing<E
                        detail::RouteUser<F, E>{functor, logits, out, counters, num_ids, valid});
 }
 
-}  // namespace kmoe
+}  // namespace KMOE_API

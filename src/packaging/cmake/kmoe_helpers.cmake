@@ -15,10 +15,11 @@ function(kmoe_first_target variable)
   message(FATAL_ERROR "kmoe: none of these targets exists: ${ARGN}")
 endfunction()
 
-# kmoe_own_target(<target>): the rules of kmoe's own sources: C++20, warnings.
+# kmoe_own_target(<target>): the rules of kmoe's own sources: C++20, warnings, and
+# nothing visible in a shared library that KMOE_API does not show.
 function(kmoe_own_target target)
   target_compile_features(${target} PRIVATE cxx_std_20)
-  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF CXX_VISIBILITY_PRESET hidden)
   if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang|IntelLLVM")
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wpedantic)
     if(KMOE_WERROR)
@@ -49,8 +50,10 @@ function(kmoe_add_pch name)
   target_precompile_headers(${name} PRIVATE ${arg_HEADERS})
 endfunction()
 
+# Programs do not share it with position-independent code.
 function(kmoe_use_pch target pch)
-  if(KMOE_ENABLE_PCH)
+  get_target_property(pic ${target} POSITION_INDEPENDENT_CODE)
+  if(KMOE_ENABLE_PCH AND (pic OR NOT BUILD_SHARED_LIBS))
     target_precompile_headers(${target} REUSE_FROM ${pch})
   endif()
 endfunction()
