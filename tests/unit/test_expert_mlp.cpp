@@ -7,6 +7,7 @@
 #include <kmoe/experts/expert_mlp.hpp>
 
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 #include <gtest/gtest.h>
@@ -370,7 +371,12 @@ TYPED_TEST(ExpertMlp, AllInOneIsTheSame) {
                      << experts << " experts, H " << hidden << ", I " << intermediate << ", T "
                      << tokens << ", K " << slots << ", route " << route << ", call " << repeat);
         auto const a = kmoe::test::to_host(expected), b = kmoe::test::to_host(y);
-        ASSERT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(T)), 0);
+        for (std::size_t i = 0; i < a.size(); ++i) {
+          ASSERT_EQ(std::memcmp(a.data() + i, b.data() + i, sizeof(T)), 0)
+              << "element " << i << ": " << static_cast<double>(a.data()[i]) << " and "
+              << static_cast<double>(b.data()[i]);
+          ASSERT_FALSE(std::isnan(static_cast<double>(b.data()[i]))) << "element " << i;
+        }
         auto const row = kmoe::test::to_host(d.permutation.row_of_slot);
         auto const own_row = kmoe::test::to_host(permutation.row_of_slot);
         ASSERT_EQ(std::memcmp(row.data(), own_row.data(), row.size() * sizeof(index_t)), 0);

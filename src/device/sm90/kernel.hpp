@@ -308,7 +308,7 @@ __device__ void Block<Tile>::consume(int group) {
   int const barrier = 2 + group;
   std::uint32_t const staging = base + Tile::staging + group * Tile::staging_bytes;
   auto const* const staged = memory + Tile::staging + group * Tile::staging_bytes;
-  auto* const token_weights = reinterpret_cast<float*>(memory + Tile::weights) + group * Tokens;
+  auto* const token_weights = reinterpret_cast<float*>(memory + Tile::weights) + group * Tile::sums;
   constexpr int own_rows = (Tokens + group_threads - 1) / group_threads;
 
   clear_missing(launch, schedule, group * group_threads + thread, Tile::groups * group_threads);

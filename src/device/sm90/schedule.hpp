@@ -76,10 +76,10 @@ struct Tile {
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
   static constexpr int staging_bytes = 8192;  // of each group
   static constexpr int staging = Stages * stage_bytes;
-  static constexpr int rows = staging + Groups * staging_bytes;   // int [2][Tokens]
-  static constexpr int weights = rows + 2 * Tokens * 4;           // float [Groups][Tokens]
-  static constexpr int barriers = weights + Groups * Tokens * 4;  // full, empty
-  static constexpr int tasks = barriers + 2 * Stages * 8;         // Task [task_places], full, empty
+  static constexpr int rows = staging + Groups * staging_bytes;  // int [2][Tokens]
+  static constexpr int weights = rows + 2 * Tokens * 4;          // float [Groups][sums]
+  static constexpr int barriers = weights + Groups * sums * 4;   // full, empty
+  static constexpr int tasks = barriers + 2 * Stages * 8;        // Task [task_places], full, empty
   static constexpr int tables = tasks + task_places * (sizeof(Task) + 16);
   static int bytes(int groups) { return 1024 + tables + bytes_of_tables(groups); }
   static_assert(1024 + tables + bytes_of_tables(max_groups) <= shared_limit);
@@ -95,6 +95,7 @@ struct Schedule {
   std::uint16_t const* short_slots;  // or here; neither: row r is slot r
   std::int16_t const* short_rows;    // of each slot, or -1; with short_slots
   int groups, num_tiles, band, lag;
+  int step;                  // tiles of a group have multiples of it, but for the last
   int features0, features1;  // tiles; features1 = 0: one product
 
   __device__ bool has_slots() const { return slots != nullptr || short_slots != nullptr; }
@@ -141,7 +142,7 @@ struct Schedule {
     }
     int const begin = first_row[low], rows = first_row[low + 1] - begin;
     int const parts = first_tile[low + 1] - first_tile[low];
-    int const size = ((rows + parts - 1) / parts + 15) / 16 * 16;
+    int const size = ((rows + parts - 1) / parts + step - 1) / step * step;
     int const row = (tile - first_tile[low]) * size;
     return {product, low, begin + row, min(size, rows - row), tile, feature};
   }
