@@ -7,7 +7,7 @@
 ///
 /// A row becomes codes with a scale per group of elements (or one for the row). What follows works
 /// with *folded* values: the code's value, times the group's scale where that is a small float
-/// itself. They are exact in bfloat16 (at most 6 significant bits), and
+/// itself. They are exact in bfloat16 (at most 8 significant bits; below 2^-126 bits are lost), and
 ///
 ///     x[i] ~ folded[i] * scale(i)
 ///

@@ -30,8 +30,8 @@ struct ExpertWeights {
   Matrix<accumulate_t<T> const, E> down_bias;      ///< [El, H]; extent 0 = none
   GateUpLayout layout = GateUpLayout::gate_first;  ///< order of the rows of gate_up
   /// Quantized experts: in place of gate_up and down, which are then empty; both of one scheme.
-  QuantizedTensor<E> quantized_gate_up;
-  QuantizedTensor<E> quantized_down;
+  QuantizedTensor<E> quantized_gate_up = {};
+  QuantizedTensor<E> quantized_down = {};
 
   [[nodiscard]] bool gated() const { return layout != GateUpLayout::plain; }
   [[nodiscard]] bool quantized() const { return quantized_gate_up.quantized(); }
