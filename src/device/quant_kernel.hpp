@@ -163,19 +163,32 @@ void decode_row(QuantMultiply const& m, int c, typename O::Packed* out, float* s
       std::int64_t i = 0;
       constexpr int lanes = sizeof(typename O::V) / 4;
       for (; i + lanes <= count; i += lanes) {
-        store(scales + i, e8m0_values<typename O::V>(codes + i));
+        if constexpr (requires { S::e8m0(codes); }) {
+          store(scales + i, S::e8m0(codes + i));
+        } else {
+          store(scales + i, e8m0_values<typename O::V>(codes + i));
+        }
       }
       for (; i < count; ++i) scales[i] = e8m0_value(codes[i]);
       for (; i < padded / 32; ++i) scales[i] = 0;
     } else {
-      for (std::int64_t i = 0; i < padded / 32; ++i) {
-        scales[i] = i * 32 < m.k ? block_scale(m.scale, m.scales[c], i * 32 / m.block) : 0;
+      auto const* block = static_cast<float const*>(m.scales[c]);
+      std::int64_t i = 0;
+      for (std::int64_t begin = 0; begin < m.k; begin += m.block, ++block) {
+        std::int64_t const end = begin + m.block < m.k ? begin + m.block : m.k;
+        for (; i * 32 < end; ++i) scales[i] = *block;
       }
+      for (; i < padded / 32; ++i) scales[i] = 0;
     }
+  }
+  bool const pairs = m.code == QuantCode::e2m1 || m.code == QuantCode::int4;
+  // The rows after the next ones: while this row is multiplied no load of theirs is in flight.
+  std::int64_t const bytes = pairs ? m.k / 2 : m.k;
+  for (std::int64_t i = 0; i < bytes; i += 64) {
+    __builtin_prefetch(m.codes[c] + i + 2 * quant_columns * bytes, 0, 2);
   }
   std::int64_t first = 0;
   if constexpr (requires { S::decode(m, c, out); }) first = S::decode(m, c, out);
-  bool const pairs = m.code == QuantCode::e2m1 || m.code == QuantCode::int4;
   for (; first < padded; first += quant_unit) {
     for (int i = 0; i < quant_unit; ++i) {
       int const inner = i % O::unit;

@@ -59,6 +59,17 @@ struct Simd {
     return (Floats)_mm512_mask_broadcastss_ps(_mm512_set1_ps(s[0]), 0xff00, _mm_load_ss(s + 1));
   }
 
+  /// e8m0_values
+  static Floats e8m0(std::uint8_t const* codes) {
+    __m512i const code = _mm512_cvtepu8_epi32(load<__m128i>(codes));
+    __m512i bits = _mm512_slli_epi32(code, 23);
+    bits = _mm512_mask_mov_epi32(bits, _mm512_testn_epi32_mask(code, code),
+                                 _mm512_set1_epi32(0x00400000));
+    bits = _mm512_mask_mov_epi32(bits, _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(255)),
+                                 _mm512_set1_epi32(0x7fc00000));
+    return (Floats)bits;
+  }
+
   /// decode_row for bfloat16: all units of 64 k that are whole; returns where it stopped.
   static std::int64_t decode(QuantMultiply const& m, int c, bf16_bits* out) {
     std::int64_t const whole = m.k / quant_unit * quant_unit;
@@ -93,16 +104,10 @@ struct Simd {
         return whole;
       }
       case QuantCode::e4m3fn:
+        decode_e4m3<false>(codes, whole, out);
+        return whole;
       case QuantCode::e4m3fnuz:
-        for (std::int64_t k = 0; k < whole; k += quant_unit) {
-          for (int i = 0; i < 2; ++i) {
-            __m256i const bytes = _mm256_inserti128_si256(
-                _mm256_castsi128_si256(load<__m128i>(codes + k + 16 * i)),
-                load<__m128i>(codes + k + 16 * i + 32), 1);
-            store(out + k + 32 * i, m.code == QuantCode::e4m3fn ? e4m3<false>(bytes)
-                                                                : e4m3<true>(bytes));
-          }
-        }
+        decode_e4m3<true>(codes, whole, out);
         return whole;
       default:
         return 0;
@@ -140,6 +145,15 @@ struct Simd {
     return _mm512_inserti64x4(
         _mm512_castsi256_si512(half(_mm512_castsi512_si256(words), low)),
         half(_mm512_extracti64x4_epi64(words, 1), high), 1);
+  }
+  template <bool Fnuz>
+  static void decode_e4m3(std::uint8_t const* codes, std::int64_t whole, bf16_bits* out) {
+    for (std::int64_t k = 0; k < whole; k += 32) {
+      std::uint8_t const* const from = codes + k - k % quant_unit / 2;
+      __m256i const bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(load<__m128i>(from)),
+                                                    load<__m128i>(from + 32), 1);
+      store(out + k, e4m3<Fnuz>(bytes));
+    }
   }
   /// 32 codes; Fnuz has the bias 8.
   template <bool Fnuz>

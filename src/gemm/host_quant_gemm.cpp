@@ -190,7 +190,10 @@ void HostQuantGemm<T>::multiply(std::byte* memory, index_t group, offset_t first
     column_scales[j] = bias[j] = 0;
     if (n >= g_.columns) continue;
     offset_t const row = g_.row_of_b(n, j >= width);
-    offset_t const scale = (group * scale_rows + w_.scale_row(static_cast<index_t>(row))) * blocks;
+    // Divisions would cost as much as the row.
+    offset_t const scale_row =
+        scheme.block_rows == 1 ? row : w_.scale_row(static_cast<index_t>(row));
+    offset_t const scale = (group * scale_rows + scale_row) * blocks;
     codes[j] = w_.codes.data() + (group * w_.rows() + row) * static_cast<offset_t>(w_.codes.extent(2));
     column_scales[j] = 1;
     if (row_scaled) {
