@@ -18,6 +18,7 @@ struct LayerShape {
   index_t num_local = 0;  ///< El of this rank
   index_t chunk = 0;      ///< tokens per rank in flight
   bool gated = true;
+  QuantScheme experts = {}, shared = {};
 
   [[nodiscard]] DispatchShape dispatch() const { return {config, num_ranks, chunk}; }
   /// Rows that this rank can be asked to compute: none where no expert lives.
@@ -74,10 +75,10 @@ std::size_t count_bytes(E const& exec, LayerShape const& shape) {
     AllToAllDispatcher<E, T>::bind_shape(ws, shape.dispatch());
   }
   ExpertMlp<E, T>::bind_shape(exec, ws, config.hidden_size, config.intermediate_size, shape.gated,
-                              shape.max_rows());
+                              shape.max_rows(), shape.experts);
   if (config.shared_intermediate_size > 0) {
     ExpertMlp<E, T>::bind_shape(exec, ws, config.hidden_size, config.shared_intermediate_size,
-                                shape.gated, shape.chunk);
+                                shape.gated, shape.chunk, shape.shared);
   }
   return ws.bytes();
 }

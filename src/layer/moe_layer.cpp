@@ -24,14 +24,15 @@ namespace {
 /// follows from what all ranks know and from the threads of `exec`; the caller takes the smallest.
 template <ExecutionSpace E, Element T>
 index_t choose_chunk(E const& exec, MoeConfig const& config, ExpertPlacement const& placement,
-                     index_t max_tokens, bool gated) {
+                     index_t max_tokens, bool gated, QuantScheme const& experts,
+                     QuantScheme const& shared) {
   index_t most_local = 0;
   for (index_t rank = 0; rank < placement.num_ranks(); ++rank) {
     most_local = std::max(most_local, placement.num_local(rank));
   }
   auto const fits = [&](index_t chunk) {
-    return detail::count_bytes<E, T>(exec, {config, placement.num_ranks(), most_local, chunk,
-                                            gated}) <= config.workspace_limit_bytes;
+    return detail::count_bytes<E, T>(exec, {config, placement.num_ranks(), most_local, chunk, gated,
+                                            experts, shared}) <= config.workspace_limit_bytes;
   };
   // Slots of one call are counted in index_t, also where every token of every rank ends up here.
   auto const slots = static_cast<offset_t>(placement.num_ranks()) * config.slots_per_token();
@@ -102,8 +103,10 @@ struct MoeLayer<E, T>::Impl {
         max_tokens_per_rank(max_tokens) {
     detail::check_layer<E, T>(comm, config, placement, given, max_tokens);
 
-    shape = {config, comm.size(), placement.num_local(comm.rank()), 0, given.experts.gated()};
-    shape.chunk = choose_chunk<E, T>(exec, config, placement, max_tokens, shape.gated);
+    shape = {config, comm.size(), placement.num_local(comm.rank()), 0, given.experts.gated(),
+             given.experts.scheme(), given.shared.scheme()};
+    shape.chunk = choose_chunk<E, T>(exec, config, placement, max_tokens, shape.gated,
+                                     shape.experts, shape.shared);
     // Scratch depends on the number of threads, which may differ between ranks: the smallest wins.
     std::array<offset_t, 1> smallest{-shape.chunk};
     comm.all_reduce_max(smallest);
@@ -301,10 +304,13 @@ std::size_t MoeLayer<E, T>::workspace_bytes() const {
 template <ExecutionSpace E, Element T>
 std::size_t MoeLayer<E, T>::workspace_bytes(E const& exec, MoeConfig const& config,
                                             ExpertPlacement const& placement, index_t rank,
-                                            index_t max_tokens_per_rank, bool gated) {
+                                            index_t max_tokens_per_rank, bool gated,
+                                            QuantScheme const& experts, QuantScheme const& shared) {
   validate(config);
-  detail::LayerShape shape{config, placement.num_ranks(), placement.num_local(rank), 0, gated};
-  shape.chunk = choose_chunk<E, T>(exec, config, placement, max_tokens_per_rank, gated);
+  detail::LayerShape shape{config, placement.num_ranks(), placement.num_local(rank), 0, gated,
+                           experts, shared};
+  shape.chunk =
+      choose_chunk<E, T>(exec, config, placement, max_tokens_per_rank, gated, experts, shared);
   return detail::count_bytes<E, T>(exec, shape);
 }
 
