@@ -19,6 +19,7 @@ namespace kmoe::cli {
 int verify(Communicator const& comm, Options const& options);
 int run(Communicator const& comm, Options const& options);
 int bench(Communicator const& comm, Options const& options);
+int quantize(Communicator const& comm, Options const& options);
 int info(Communicator const& comm, Options const& options);
 
 /// Names and versions of kmoe, Kokkos and MPI.

@@ -58,6 +58,8 @@ int execute(Communicator const& comm, std::vector<char*> const& own, std::vector
       return verify(comm, options);
     case Command::run:
       return run(comm, options);
+    case Command::quantize:
+      return quantize(comm, options);
     case Command::bench:
       return bench(comm, options);
     default:

@@ -12,6 +12,7 @@
 
 #include <CLI/CLI.hpp>
 #include <kmoe/core/error.hpp>
+#include <kmoe/core/quantization.hpp>
 
 #include "cli/commands.hpp"
 
@@ -164,6 +165,11 @@ Options parse_options(int argc, char const* const* argv) {
       ->required()
       ->type_name("FILE");
   verify.add_option("--layer", options.layer, "Only this layer")->type_name("N");
+  verify
+      .add_option("--tolerance", options.tolerance,
+                  "Largest relative error that passes. Default: 1e-5 with f32 and f64, else 2e-2")
+      ->check(CLI::NonNegativeNumber.description(""))
+      ->type_name("ERROR");
 
   auto& run = *app.add_subcommand("run", "Run one MoE layer on the tokens of a file");
   add_model(run, options.layer_options);
@@ -191,6 +197,23 @@ Options parse_options(int argc, char const* const* argv) {
   auto& bench = *app.add_subcommand("bench", "Measure a layer of random weights");
   add_bench_options(bench, options);
 
+  auto& quantize = *app.add_subcommand("quantize", "Write a checkpoint with quantized experts");
+  add_model(quantize, options.layer_options);
+  std::vector<std::string> formats;
+  for (auto const& format : quant_formats()) {
+    if (!format.scheme.fnuz()) formats.emplace_back(format.name);
+  }
+  quantize
+      .add_option("--format", options.format,
+                  "Format of the routed experts: " + CLI::detail::join(formats, ", "))
+      ->required()
+      ->check(CLI::IsMember(formats).description(""))
+      ->type_name("NAME");
+  quantize.add_option("--out", options.output, "Folder of the new checkpoint")
+      ->required()
+      ->type_name("DIR");
+  quantize.add_flag("--quiet", options.quiet, "Print only the last line of the report");
+
   auto& info = *app.add_subcommand("info", "Show versions, devices, MPI and environment variables");
   info.add_flag("--json", options.json, "As JSON");
 
@@ -211,7 +234,8 @@ Options parse_options(int argc, char const* const* argv) {
   options.command = verify.parsed()  ? Command::verify
                     : run.parsed()   ? Command::run
                     : bench.parsed() ? Command::bench
-                                     : Command::info;
+                    : quantize.parsed() ? Command::quantize
+                                        : Command::info;
   if (bench.parsed()) complete_sizes(options.bench);
   return options;
 }
@@ -233,6 +257,8 @@ std::string to_string(Options const& options) {
   add("--workspace-limit", std::to_string(layer.workspace_limit));
   add("--layer", options.layer ? std::to_string(*options.layer) : "");
   add("--golden", options.golden);
+  add("--tolerance", options.tolerance ? std::to_string(*options.tolerance) : "");
+  add("--format", options.format);
   add("--input", options.input);
   add("--output", options.output);
   add("--tensor", options.tensor);

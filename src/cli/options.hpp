@@ -17,7 +17,7 @@
 
 namespace kmoe::cli {
 
-enum class Command { verify, run, bench, info, print };
+enum class Command { verify, run, bench, quantize, info, print };
 
 /// How a layer is run; the same for `verify`, `run` and `bench`.
 struct LayerOptions {
@@ -47,6 +47,9 @@ struct Options {
   std::optional<int> layer;
 
   std::string golden;  ///< verify
+  std::optional<double> tolerance;
+
+  std::string format;  ///< quantize; its directory is `output`
 
   std::string input;  ///< run
   std::string output;

@@ -214,6 +214,12 @@ ModelConfig read_config(std::filesystem::path const& file) {
     model.quantization = read_quantization(*object, path);
   }
 
+  if (model.quantization.blocks &&
+      std::ranges::none_of(row.forms, [](ExpertForm const& form) { return form.mxfp4(); })) {
+    throw Unsupported(path + ": quantization method mxfp4 is not implemented for " +
+                      std::string(row.model_types[0]) + ", which has no blocks of all experts");
+  }
+
   Reader const config(*object, path);
   index_t const num_layers = config.integer(row.num_layers);
   if (num_layers < 0 || num_layers > max_layers) {

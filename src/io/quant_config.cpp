@@ -218,9 +218,9 @@ QuantConfig read_quark(Node const& config) {
   Node const global = config["global_quant_config"];
   Node const weight = global["weight"], input = global["input_tensors"];
   if (!is_mx(weight, "fp4")) weight.refuse("must be fp4 per group of 32 with e8m0 scales");
-  if (!input.exists()) return {quant_scheme("mxfp4"), {}};
-  if (is_mx(input, "fp4")) return {quant_scheme("mxfp4_a4"), {}};
-  if (is_mx(input, "fp8_e4m3")) return {quant_scheme("mxfp4_a8"), {}};
+  if (!input.exists()) return {quant_scheme("mxfp4"), {}, false};
+  if (is_mx(input, "fp4")) return {quant_scheme("mxfp4_a4"), {}, false};
+  if (is_mx(input, "fp8_e4m3")) return {quant_scheme("mxfp4_a8"), {}, false};
   input.refuse("must be null, or fp4 or fp8_e4m3 per group of 32 with e8m0 scales");
 }
 
@@ -233,7 +233,7 @@ QuantConfig read_quantization(json const& object, std::string const& path) {
   auto const method = config["quant_method"].text();
   if (method == "fp8" || method == "mxfp8") return read_fp8(config, method == "mxfp8");
   if (method == "compressed-tensors") return read_compressed_tensors(config);
-  if (method == "mxfp4") return {quant_scheme("mxfp4"), {}};
+  if (method == "mxfp4") return {quant_scheme("mxfp4"), {}, true};
   if (method == "modelopt" || method == "modelopt_fp4") return read_modelopt(config);
   if (method == "quark") return read_quark(config);
   config["quant_method"].refuse("must be fp8, mxfp8, compressed-tensors, mxfp4, modelopt or quark");

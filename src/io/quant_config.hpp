@@ -29,6 +29,7 @@ struct QuantNames {
 struct QuantConfig {
   QuantScheme scheme;
   QuantNames names;
+  bool blocks = false;  ///< gpt-oss' tensors of all experts
 };
 
 /// Of the object that holds quantization_config; not quantized if there is none.

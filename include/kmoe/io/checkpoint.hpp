@@ -73,6 +73,7 @@ class Checkpoint {
   struct Impl;
   std::shared_ptr<Impl const> impl_;
 
+  friend class CheckpointQuantizer;
   template <ExecutionSpace E, Element T>
   friend LayerWeights<E, T> load_weights(E const&, Checkpoint const&, MoeBlock const&,
                                          std::span<index_t const>, Quantized);
