@@ -37,8 +37,8 @@ kmoe::QuantizedTensor<Space> random_tensor(Space const& exec, kmoe::QuantScheme 
   kmoe::Tensor3<std::uint8_t, Space> const codes("codes", experts, rows, bytes);
   auto* const code = codes.data();
   Kokkos::parallel_for(
-      "kmoe::perf::codes", Kokkos::RangePolicy<Space, Kokkos::IndexType<std::size_t>>(
-                               exec, 0, codes.size()),
+      "kmoe::perf::codes",
+      Kokkos::RangePolicy<Space, Kokkos::IndexType<std::size_t>>(exec, 0, codes.size()),
       KOKKOS_LAMBDA(std::size_t i) {
         // No NaN, no large e4m3.
         code[i] = static_cast<std::uint8_t>((i * 2654435761U >> 11) & 0xb7U);
@@ -105,8 +105,7 @@ void bench(Space const& exec, kmoe::cli::Preset const& size, kmoe::QuantFormat c
     Kokkos::deep_copy(weight, 0.125F);
     kmoe::Matrix<T, Space> const rows("rows", max_rows, hidden);
     exec.fence("perf::bench");
-    Replay const work(exec,
-                      [=, &mlp] { mlp.forward(exec, x, permutation, weight, rows); });
+    Replay const work(exec, [=, &mlp] { mlp.forward(exec, x, permutation, weight, rows); });
     double const seconds = sampler.run(work, Before::flush_read).min();
     auto const count = static_cast<double>(std::count(active.begin(), active.end(), true));
     double const rate = count * expert_bytes / seconds;

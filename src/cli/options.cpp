@@ -231,9 +231,9 @@ Options parse_options(int argc, char const* const* argv) {
   } catch (CLI::ParseError const& error) {
     throw InvalidArgument(std::string(error.what()) + "; see kmoe --help");
   }
-  options.command = verify.parsed()  ? Command::verify
-                    : run.parsed()   ? Command::run
-                    : bench.parsed() ? Command::bench
+  options.command = verify.parsed()     ? Command::verify
+                    : run.parsed()      ? Command::run
+                    : bench.parsed()    ? Command::bench
                     : quantize.parsed() ? Command::quantize
                                         : Command::info;
   if (bench.parsed()) complete_sizes(options.bench);

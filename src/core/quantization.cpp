@@ -136,12 +136,11 @@ void validate(std::string_view function, std::string const& name, QuantizedTenso
   detail::expect(t.parts >= 1 && t.rows() % t.parts == 0, function,
                  name + ".parts must divide codes.extent(1) = " + std::to_string(t.rows()),
                  t.parts);
-  detail::expect(static_cast<offset_t>(t.codes.extent(2)) >= t.scheme.code_bytes(t.columns),
-                 function,
-                 name + ".codes.extent(2) must be at least " +
-                     std::to_string(t.scheme.code_bytes(t.columns)) + " bytes for " +
-                     std::to_string(t.columns) + " columns",
-                 static_cast<long long>(t.codes.extent(2)));
+  detail::expect(
+      static_cast<offset_t>(t.codes.extent(2)) >= t.scheme.code_bytes(t.columns), function,
+      name + ".codes.extent(2) must be at least " + std::to_string(t.scheme.code_bytes(t.columns)) +
+          " bytes for " + std::to_string(t.columns) + " columns",
+      static_cast<long long>(t.codes.extent(2)));
   std::array<long long, 3> const blocks{experts, t.scale_rows(), t.blocks()};
   if (t.scheme.scale == S::f32) {
     extents("scales", t.scales, blocks);
@@ -157,8 +156,7 @@ void validate(std::string_view function, std::string const& name, QuantizedTenso
   }
   if (t.input_scales.extent(0) != 0) {
     detail::expect_extent(function, name + ".input_scales.extent(0) must equal", experts,
-                          static_cast<long long>(t.input_scales.extent(0)),
-                          t.input_scales.label());
+                          static_cast<long long>(t.input_scales.extent(0)), t.input_scales.label());
   }
 }
 

@@ -83,7 +83,8 @@ struct Encoder {
                                       offset_t end) const {
     std::uint32_t most = 0;
     for (offset_t n = first; n < last; ++n) {
-      for (offset_t k = begin; k < end; ++k) most = std::max(most, magnitude_bits(weights(e, n, k)));
+      for (offset_t k = begin; k < end; ++k)
+        most = std::max(most, magnitude_bits(weights(e, n, k)));
     }
     return most;
   }
@@ -95,9 +96,9 @@ struct Encoder {
       case ScaleCode::f32:
         return scales(e, row, block) = RowQuantizer::float_scale(most, most_of(t.scheme));
       case ScaleCode::e8m0:
-        return decode_e8m0(
-            scale_codes(e, row, block) = encode_e8m0(
-                Kokkos::bit_cast<float>(most), t.scheme.code == WeightCode::e2m1 ? 2 : 8));
+        return decode_e8m0(scale_codes(e, row, block) =
+                               encode_e8m0(Kokkos::bit_cast<float>(most),
+                                           t.scheme.code == WeightCode::e2m1 ? 2 : 8));
       case ScaleCode::e4m3:
         break;
     }
@@ -169,8 +170,8 @@ QuantizedHostTensor quantize(InTensor3<float, Host> weights, QuantScheme const& 
   t.scheme = scheme;
   t.columns = static_cast<index_t>(weights.extent(2));
   t.parts = parts;
-  encoder.codes = Bytes("kmoe::codes", experts, rows,
-                        static_cast<std::size_t>(scheme.code_bytes(t.columns)));
+  encoder.codes =
+      Bytes("kmoe::codes", experts, rows, static_cast<std::size_t>(scheme.code_bytes(t.columns)));
   t.codes = encoder.codes;
   auto const blocks = static_cast<std::size_t>(t.blocks());
   std::size_t const scale_rows = rows == 0 ? 0 : static_cast<std::size_t>(t.scale_rows());
@@ -232,10 +233,9 @@ Floats dequantize(QuantizedHostTensor const& t) {
 }
 
 QuantizedHostTensor to_fnuz(QuantizedHostTensor const& tensor) {
-  detail::expect(
-      tensor.scheme.code == WeightCode::e4m3fn && tensor.scheme.scale == ScaleCode::f32,
-      "kmoe::to_fnuz", "the tensor must have e4m3fn codes and float scales, code",
-      static_cast<int>(tensor.scheme.code));
+  detail::expect(tensor.scheme.code == WeightCode::e4m3fn && tensor.scheme.scale == ScaleCode::f32,
+                 "kmoe::to_fnuz", "the tensor must have e4m3fn codes and float scales, code",
+                 static_cast<int>(tensor.scheme.code));
   auto const doubled = [](auto const& view) {
     using V = std::remove_cvref_t<decltype(view)>;
     typename V::non_const_type const out(view.label(), view.layout());

@@ -31,7 +31,7 @@ enum class QuantOperand : std::uint8_t {
   s8,    ///< integers
 };
 
-inline constexpr int quant_unit = 64;   ///< rows of A and decoded rows are padded to so many k
+inline constexpr int quant_unit = 64;    ///< rows of A and decoded rows are padded to so many k
 inline constexpr int quant_scaled = 32;  ///< elements that share a scale, at least
 inline constexpr int quant_columns = 4;  ///< rows of weights decoded at a time
 inline constexpr int quant_group = 128;  ///< elements that share an activation scale
@@ -56,14 +56,14 @@ struct QuantMultiply {
   std::int64_t k;
   float const* a_scales;  ///< [rows][a_scale_stride] per quant_group; null: 1. Needs block != 0
   std::int64_t a_scale_stride;
-  float const* row_scales;      ///< [rows], of the finished sums
+  float const* row_scales;       ///< [rows], of the finished sums
   std::int32_t const* row_sums;  ///< s8: [rows], sums of the row of A
   // One panel of panel_columns rows of weights; null where there is no such column.
   std::uint8_t const* const* codes;
-  void const* const* scales;          ///< float or bytes, as `scale`; where block != 0
-  std::uint8_t const* const* zeros;   ///< null: 8 (int4)
-  float const* column_scales;         ///< [panel_columns], of the finished sums
-  void* decoded;                      ///< quant_columns * quant_row_bytes(k)
+  void const* const* scales;         ///< float or bytes, as `scale`; where block != 0
+  std::uint8_t const* const* zeros;  ///< null: 8 (int4)
+  float const* column_scales;        ///< [panel_columns], of the finished sums
+  void* decoded;                     ///< quant_columns * quant_row_bytes(k)
   void (*integer_dot)(struct QuantIntegers const&);  ///< s8
   /// bias (float), row_weights, out, out_stride, out_columns, accumulators, epilogue, gated, alpha,
   /// limit; of one panel.
@@ -89,8 +89,8 @@ struct QuantKernel {
   Isa isa;
   std::int32_t panel_columns;
   QuantOperand real;  ///< the operand for bfloat16 and for quantized activations, but int8
-  void (*pack[3])(QuantPack const&);                     ///< by operand; null: not supported
-  void (*multiply[3][4])(QuantMultiply const&);          ///< by operand and HostElement of out
+  void (*pack[3])(QuantPack const&);             ///< by operand; null: not supported
+  void (*multiply[3][4])(QuantMultiply const&);  ///< by operand and HostElement of out
   void (*integer_dot)(QuantIntegers const&);
 };
 

@@ -72,7 +72,9 @@ struct QuantFloats {
     for (int i = 0; i < unit; i += lanes) c = S::fma(load<V>(a + i), load<V>(b + i), c);
     return c;
   }
-  static V scale(float const* s) { return splat<V>(*s); }
+  static V scale(float const* s) {
+    return splat<V>(*s);
+  }
 };
 
 /// bfloat16 of 64 k: the first and the second 32 k meet in the lower and the upper lanes. Codes of
@@ -352,10 +354,10 @@ void quant_multiply_bytes(QuantMultiply const& m) {
   quant_finish<S, X>(m);
 }
 
-#define KMOE_QUANT_OUTPUTS(FUNCTION, ...)                                                    \
-  {                                                                                          \
-    &FUNCTION<__VA_ARGS__, double>, &FUNCTION<__VA_ARGS__, float>,                           \
-        &FUNCTION<__VA_ARGS__, bf16_bits>, &FUNCTION<__VA_ARGS__, f16_bits>                  \
+#define KMOE_QUANT_OUTPUTS(FUNCTION, ...)                                   \
+  {                                                                         \
+    &FUNCTION<__VA_ARGS__, double>, &FUNCTION<__VA_ARGS__, float>,          \
+        &FUNCTION<__VA_ARGS__, bf16_bits>, &FUNCTION<__VA_ARGS__, f16_bits> \
   }
 
 template <class S>

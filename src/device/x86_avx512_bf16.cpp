@@ -23,7 +23,7 @@ constexpr Words make_words(float first, float step) {
   for (int i = 0; i < 32; ++i) out.words[i] = word_of(first + static_cast<float>(i) * step);
   return out;
 }
-constexpr Words integer_words = make_words(-15, 1);     // zero is number 15
+constexpr Words integer_words = make_words(-15, 1);      // zero is number 15
 constexpr Words fn_subnormals = make_words(0, 0x1p-9F);  // the first 8 are asked for
 constexpr Words fnuz_subnormals = make_words(0, 0x1p-10F);
 constexpr Words e2m1_words = [] {
@@ -77,7 +77,8 @@ struct Simd {
     switch (m.code) {
       case QuantCode::e2m1:
         for (std::int64_t k = 0; k < whole; k += quant_unit) {
-          Nibbles v = nibbles(codes + k / 2, load<__m512i>(e2m1_words.words), _mm512_setzero_si512());
+          Nibbles v =
+              nibbles(codes + k / 2, load<__m512i>(e2m1_words.words), _mm512_setzero_si512());
           if (m.scale == QuantScale::e4m3) {
             auto const* const scales = static_cast<std::uint8_t const*>(m.scales[c]) + k / 16;
             Floats const low = sixteenths(scales), high = sixteenths(scales + 2);
@@ -94,9 +95,8 @@ struct Simd {
           for (int i = 0; i < 2 && m.zeros != nullptr; ++i) {
             zeros[i] = m.zeros[c][m.block == 0 ? 0 : (k + 32 * i) / m.block] & 15;
           }
-          __m512i const table =
-              _mm512_inserti64x4(_mm512_castsi256_si512(integers_from(zeros[0])),
-                                 integers_from(zeros[1]), 1);
+          __m512i const table = _mm512_inserti64x4(_mm512_castsi256_si512(integers_from(zeros[0])),
+                                                   integers_from(zeros[1]), 1);
           Nibbles const v = nibbles(codes + k / 2, table, upper);
           store(out + k, v.even);
           store(out + k + 32, v.odd);
@@ -142,9 +142,8 @@ struct Simd {
       Floats const x = (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(w), 16);
       return _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)(x * s), 16));
     };
-    return _mm512_inserti64x4(
-        _mm512_castsi256_si512(half(_mm512_castsi512_si256(words), low)),
-        half(_mm512_extracti64x4_epi64(words, 1), high), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(half(_mm512_castsi512_si256(words), low)),
+                              half(_mm512_extracti64x4_epi64(words, 1), high), 1);
   }
   template <bool Fnuz>
   static void decode_e4m3(std::uint8_t const* codes, std::int64_t whole, bf16_bits* out) {

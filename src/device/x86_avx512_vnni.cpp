@@ -28,8 +28,8 @@ void dot_rows(QuantIntegers const& p, std::int64_t row) {
       __m512i const raised = _mm512_xor_si512(_mm512_maskz_loadu_epi8(valid, w[n] + k), high);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) {
-        sums[r][n] = _mm512_dpbusd_epi32(sums[r][n], raised,
-                                         _mm512_loadu_si512(a + r * p.a_stride + k));
+        sums[r][n] =
+            _mm512_dpbusd_epi32(sums[r][n], raised, _mm512_loadu_si512(a + r * p.a_stride + k));
       }
     }
   };
@@ -38,10 +38,8 @@ void dot_rows(QuantIntegers const& p, std::int64_t row) {
   if (k < p.k) step(k, (__mmask64{1} << (p.k - k)) - 1);
   for (int r = 0; r < Rows; ++r) {
     for (int n = 0; n < quant_columns; ++n) {
-      std::int32_t const sum =
-          _mm512_reduce_add_epi32(sums[r][n]) - 128 * p.row_sums[row + r];
-      p.sums[(row + r) * p.sums_stride + n] =
-          p.w[n] == nullptr ? 0.0F : static_cast<float>(sum);
+      std::int32_t const sum = _mm512_reduce_add_epi32(sums[r][n]) - 128 * p.row_sums[row + r];
+      p.sums[(row + r) * p.sums_stride + n] = p.w[n] == nullptr ? 0.0F : static_cast<float>(sum);
     }
   }
 }

@@ -239,8 +239,7 @@ void ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
 }
 
 template <ExecutionSpace E, Element T>
-void ExpertMlp<E, T>::run_quantized(E const& exec, InMatrix<T, E> x,
-                                    InVector<offset_t, E> offsets,
+void ExpertMlp<E, T>::run_quantized(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
                                     InVector<index_t, E> slot_of_row, index_t slots_per_token,
                                     offset_t num_rows, float const* weights,
                                     Matrix<T, E> const& rows) const {

@@ -251,7 +251,8 @@ void grouped_gemm(E const& exec, InMatrix<T, E> a, QuantizedTensor<E> const& b,
   if constexpr (detail::uses_host_kernels<E>) {
     exec.fence(function);
     detail::check_offsets<E>(function, expert_offsets, g.row_end);
-    offset_t const list = detail::round_up((offset_t{groups} + 2) * offset_t{sizeof(offset_t)}, 128);
+    offset_t const list =
+        detail::round_up((offset_t{groups} + 2) * offset_t{sizeof(offset_t)}, 128);
     std::byte* const scratch = detail::thread_scratch(list + static_cast<offset_t>(bytes));
     detail::quantized_gemm<E, T>(exec, function, g, b, scratch + list,
                                  reinterpret_cast<offset_t*>(scratch));
@@ -263,13 +264,13 @@ void grouped_gemm(E const& exec, InMatrix<T, E> a, QuantizedTensor<E> const& b,
   }
 }
 
-#define KMOE_INSTANTIATE(E, T)                                                       \
-  template class PackedWeights<E, T>;                                                \
-  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>,                         \
-                                   PackedWeights<E, std::type_identity_t<T>> const&, \
-                                   InVector<offset_t, E>, Matrix<T, E> const&);      \
-  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>, InTensor3<T, E>,        \
-                                   InVector<offset_t, E>, Matrix<T, E> const&);      \
+#define KMOE_INSTANTIATE(E, T)                                                          \
+  template class PackedWeights<E, T>;                                                   \
+  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>,                            \
+                                   PackedWeights<E, std::type_identity_t<T>> const&,    \
+                                   InVector<offset_t, E>, Matrix<T, E> const&);         \
+  template void grouped_gemm<E, T>(E const&, InMatrix<T, E>, InTensor3<T, E>,           \
+                                   InVector<offset_t, E>, Matrix<T, E> const&);         \
   template void grouped_gemm<E, T>(E const&, InMatrix<T, E>, QuantizedTensor<E> const&, \
                                    InVector<offset_t, E>, Matrix<T, E> const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)

@@ -38,8 +38,7 @@ float quantize_values(RowQuantizer const& rounding, float given, offset_t k, flo
   offset_t const group = rounding.group() == 0 ? k : rounding.group();
   for (offset_t begin = 0; begin < k; begin += group) {
     offset_t const end = std::min(k, begin + group);
-    auto const g =
-        rounding.group_scale(rounding.group() == 0 ? 0 : largest(begin, end), row);
+    auto const g = rounding.group_scale(rounding.group() == 0 ? 0 : largest(begin, end), row);
     for (offset_t i = begin; i < end; ++i) values[i] = rounding.folded(values[i], g);
     if (rounding.code == ActivationCode::fp8_group) group_scales[begin / group] = g.scale;
   }
@@ -62,7 +61,8 @@ HostQuantPlan host_quant_plan(device::HostElement element, QuantScheme const& sc
     plan.operand = plan.kernel->real;
   }
   offset_t const row_bytes = plan.padded * bytes_of(plan.operand);
-  plan.full_rows = std::clamp<offset_t>(cache_bytes / std::max<offset_t>(1, row_bytes) / 4 * 4, 8, 256);
+  plan.full_rows =
+      std::clamp<offset_t>(cache_bytes / std::max<offset_t>(1, row_bytes) / 4 * 4, 8, 256);
   offset_t const rows = std::max<offset_t>(1, std::min(plan.full_rows, max_rows));
   offset_t at = round_up(rows * row_bytes, line);
   auto const take = [&](offset_t bytes) {
@@ -154,7 +154,8 @@ void HostQuantGemm<T>::pack(std::byte* memory, index_t group, offset_t first, of
     }
     row_scales[r] = 1;
     if (scheme.activations != ActivationCode::none) {
-      float const row = quantize_values(rounding, given, k, values, group_scales + r * groups_of(k));
+      float const row =
+          quantize_values(rounding, given, k, values, group_scales + r * groups_of(k));
       // Where the groups have scales of their own, they are in the sums already.
       row_scales[r] = scheme.activations == ActivationCode::fp8_group ? 1.0F : row;
     }
@@ -194,7 +195,8 @@ void HostQuantGemm<T>::multiply(std::byte* memory, index_t group, offset_t first
     offset_t const scale_row =
         scheme.block_rows == 1 ? row : w_.scale_row(static_cast<index_t>(row));
     offset_t const scale = (group * scale_rows + scale_row) * blocks;
-    codes[j] = w_.codes.data() + (group * w_.rows() + row) * static_cast<offset_t>(w_.codes.extent(2));
+    codes[j] =
+        w_.codes.data() + (group * w_.rows() + row) * static_cast<offset_t>(w_.codes.extent(2));
     column_scales[j] = 1;
     if (row_scaled) {
       column_scales[j] = w_.scales.data()[scale];
@@ -236,9 +238,8 @@ void HostQuantGemm<T>::multiply(std::byte* memory, index_t group, offset_t first
   f.rows = rows;
   f.panels = 1;
   f.bias = g_.bias == nullptr ? nullptr : bias;
-  f.row_weights = g_.output_weights == nullptr
-                      ? nullptr
-                      : reinterpret_cast<float*>(memory + plan_.weights);
+  f.row_weights =
+      g_.output_weights == nullptr ? nullptr : reinterpret_cast<float*>(memory + plan_.weights);
   f.out = g_.out + (first - g_.out_first) * g_.columns + column;
   f.out_stride = g_.columns;
   f.out_columns = g_.columns - column;

@@ -70,10 +70,10 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
   }
 }
 
-#define KMOE_INSTANTIATE(E, T)                                                                   \
-  template std::size_t quantized_scratch_bytes<E, T>(E const&, QuantScheme const&, offset_t,     \
-                                                     offset_t);                                  \
-  template void quantized_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&,                \
+#define KMOE_INSTANTIATE(E, T)                                                               \
+  template std::size_t quantized_scratch_bytes<E, T>(E const&, QuantScheme const&, offset_t, \
+                                                     offset_t);                              \
+  template void quantized_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&,            \
                                      QuantizedTensor<E> const&, std::byte*, offset_t*);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE

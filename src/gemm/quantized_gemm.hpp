@@ -22,15 +22,13 @@ template <ExecutionSpace E, Element T>
 std::size_t quantized_scratch_bytes(E const& exec, QuantScheme const& scheme, offset_t k,
                                     offset_t max_rows);
 
-/// out[r, :] = w_out * act(Q(x'[r, :]) . W[g, :, :]^T + bias[g, :]), where Q quantizes as the scheme
-/// says, sums are floats, and the rest is as of DeviceGemm (whose b is not used). Every output
-/// depends on its row, its expert and the instruction set alone.
-/// Asynchronous on devices; complete on return on hosts.
-/// \param scratch of quantized_scratch_bytes
-/// \param block_offsets [groups + 2] on host spaces
+/// out[r, :] = w_out * act(Q(x'[r, :]) . W[g, :, :]^T + bias[g, :]), where Q quantizes as the
+/// scheme says, sums are floats, and the rest is as of DeviceGemm (whose b is not used). Every
+/// output depends on its row, its expert and the instruction set alone. Asynchronous on devices;
+/// complete on return on hosts. \param scratch of quantized_scratch_bytes \param block_offsets
+/// [groups + 2] on host spaces
 template <ExecutionSpace E, Element T>
 void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
-                    QuantizedTensor<E> const& weights, std::byte* scratch,
-                    offset_t* block_offsets);
+                    QuantizedTensor<E> const& weights, std::byte* scratch, offset_t* block_offsets);
 
 }  // namespace kmoe::detail

@@ -105,8 +105,9 @@ struct QuantPointers {
     for (int i = 0; i < count; ++i) {
       int const k = column + i;
       std::uint8_t const byte = from[pairs ? k / 2 : k];
-      auto const code =
-          static_cast<std::uint8_t>(!pairs ? byte : k % 2 == 0 ? byte & 15U : byte >> 4U);
+      auto const code = static_cast<std::uint8_t>(!pairs       ? byte
+                                                  : k % 2 == 0 ? byte & 15U
+                                                               : byte >> 4U);
       values[i] = value(code, zero) * scale;
     }
   }
@@ -127,11 +128,7 @@ struct QuantDeviceGemm : DeviceGemm<float> {
 
   template <Element T, ExecutionSpace E>
   QuantDeviceGemm(DeviceGemm<T> const& g, QuantizedTensor<E> const& w)
-      : weights(w),
-        type(data_type_of<T>),
-        x_data(g.x),
-        bias_data(g.bias),
-        out_data(g.out) {
+      : weights(w), type(data_type_of<T>), x_data(g.x), bias_data(g.bias), out_data(g.out) {
     groups = g.groups;
     offsets = g.offsets;
     row_begin = g.row_begin;
@@ -207,8 +204,7 @@ struct QuantizeRows {
   KOKKOS_FUNCTION void operator()(Member const& team) const {
     offset_t const row = g.row_begin + team.league_rank();
     if (row < g.offsets[0] || row >= g.offsets[g.groups]) return;
-    float const weight =
-        g.input_weights == nullptr ? 1.0F : g.input_weights[g.slot(row)];
+    float const weight = g.input_weights == nullptr ? 1.0F : g.input_weights[g.slot(row)];
     offset_t const from = g.row_of_x(row) * g.k;
     auto const value = [&](int i) {
       return g.input_weights == nullptr ? read_element(g.x_data, g.type, from + i)

@@ -67,8 +67,8 @@ class TileGemm {
     auto const aligned = [](void const* p, std::size_t bytes) {
       return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
     };
-    aligned_ =
-        !G::decodes && g.k % vector == 0 && aligned(g.x, device::chunk_bytes) && aligned(g.b, device::chunk_bytes);
+    aligned_ = !G::decodes && g.k % vector == 0 && aligned(g.x, device::chunk_bytes) &&
+               aligned(g.b, device::chunk_bytes);
     small_ =
         std::max(g.x_rows, g.groups * g.rows_of_b()) < (offset_t{1} << 32) / (g.k / vector + 1);
     wide_ = g.columns % outputs == 0 && aligned(g.out, outputs * sizeof(T));

@@ -52,7 +52,8 @@ TensorView const* find_codes(TensorStore const& store, BlockNames const& names,
 /// Whether a linear layer is quantized: one that the quantization left out holds elements.
 bool is_packed(TensorStore const& store, BlockNames const& names, std::string const& module) {
   auto const* codes = find_codes(store, names, module);
-  return codes != nullptr && std::ranges::find(Finder::floats, codes->dtype) == Finder::floats.end();
+  return codes != nullptr &&
+         std::ranges::find(Finder::floats, codes->dtype) == Finder::floats.end();
 }
 
 /// Chooses the form of which any tensor is there, so that others are reported as missing; else the
@@ -103,7 +104,8 @@ std::set<std::string> all_names(BlockNames const& names, index_t num_experts) {
   if (!names.shared.empty()) {
     for (char const* part : {"gate_proj", "up_proj", "down_proj"}) {
       used.insert(names.shared + part + ".weight");
-      if (names.shared_packed) add_packed_names(used, names.quantization.names, names.shared + part);
+      if (names.shared_packed)
+        add_packed_names(used, names.quantization.names, names.shared + part);
       if (names.shared_bias) used.insert(names.shared + part + ".bias");
     }
   }

@@ -40,8 +40,7 @@ class Finder {
       for (std::size_t i = 0; i < types.size(); ++i) {
         list.append(i == 0 ? "" : i + 1 == types.size() ? " or " : ", ").append(types[i]);
       }
-      throw Unsupported(describe(*tensor) + ": dtype must be " + list + ", found " +
-                        tensor->dtype);
+      throw Unsupported(describe(*tensor) + ": dtype must be " + list + ", found " + tensor->dtype);
     }
     if (!same(tensor->shape, shape)) {
       add(describe(*tensor) + " must have shape " + to_text(shape) + ", found " +

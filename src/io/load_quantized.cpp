@@ -93,12 +93,10 @@ PackedSource find_packed(Finder& finder, QuantConfig const& config, std::string 
     source.part_scale = finder.find(name(names.part_scale), {1}, {"F32"});
   }
   if (!names.input_scale.empty()) {
-    source.input_scale =
-        finder.find_optional(name(names.input_scale), {1}, {"F32", "BF16", "F16"});
+    source.input_scale = finder.find_optional(name(names.input_scale), {1}, {"F32", "BF16", "F16"});
   }
   if (!names.zero_points.empty()) {
-    source.zero_points =
-        finder.find(name(names.zero_points), {ceil_div(rows, 8), blocks}, words);
+    source.zero_points = finder.find(name(names.zero_points), {ceil_div(rows, 8), blocks}, words);
   }
   if (!names.shape.empty()) {
     check_shape(finder, finder.find(name(names.shape), {2}, {"I64", "I32"}), rows, columns);
@@ -129,7 +127,8 @@ QuantizedHostTensor fill_packed(PackedPlan const& plan, std::string const& label
   Matrix<float, Host> part_scales;
   Vector<float, Host> input_scales;
   if (s.scale == ScaleCode::f32) {
-    t.scales = scales = Tensor3<float, Host>(label + ".scales", n(plan.experts), scale_rows, blocks);
+    t.scales = scales =
+        Tensor3<float, Host>(label + ".scales", n(plan.experts), scale_rows, blocks);
   } else {
     t.scale_codes = scale_codes =
         Tensor3<std::uint8_t, Host>(label + ".scales", n(plan.experts), scale_rows, blocks);
@@ -145,8 +144,7 @@ QuantizedHostTensor fill_packed(PackedPlan const& plan, std::string const& label
   bool const given = std::ranges::any_of(
       plan.sources, [](PackedSource const& source) { return source.input_scale != nullptr; });
   if (given) {
-    t.input_scales = input_scales =
-        Vector<float, Host>(label + ".input_scales", n(plan.experts));
+    t.input_scales = input_scales = Vector<float, Host>(label + ".input_scales", n(plan.experts));
   }
 
   PackedSource const* const sources = plan.sources.data();
@@ -189,14 +187,15 @@ QuantizedHostTensor fill_packed(PackedPlan const& plan, std::string const& label
       }
       // Gates and ups see the same activations: the larger scale holds both.
       float const value = scale_at(*source.input_scale, 0, true);
-      input_scales(e) =
-          std::max(input_scales(e), plan.config.names.reciprocal ? 1 / value : value);
+      input_scales(e) = std::max(input_scales(e), plan.config.names.reciprocal ? 1 / value : value);
     }
     if (source.zero_points != nullptr) {  // eight rows to a word
       for (offset_t j = 0; j < per_part; ++j) {
-        offset_t const row = j / static_cast<offset_t>(blocks), block = j % static_cast<offset_t>(blocks);
-        auto const word = load<std::uint32_t>(
-            source.zero_points->bytes.data() + (row / 8 * static_cast<offset_t>(blocks) + block) * 4);
+        offset_t const row = j / static_cast<offset_t>(blocks),
+                       block = j % static_cast<offset_t>(blocks);
+        auto const word =
+            load<std::uint32_t>(source.zero_points->bytes.data() +
+                                (row / 8 * static_cast<offset_t>(blocks) + block) * 4);
         zeros.data()[to + j] = static_cast<std::uint8_t>(word >> (4 * (row % 8)) & 15U);
       }
     }

@@ -93,8 +93,12 @@ void plan_fused(Finder& finder, TensorStore const& store, Plan& plan, std::strin
 
 PackedPlan packed_plan(QuantConfig const& config, std::size_t experts, offset_t rows,
                        offset_t columns, index_t parts) {
-  return {config, static_cast<index_t>(experts), static_cast<index_t>(rows),
-          static_cast<index_t>(columns), parts, {}};
+  return {config,
+          static_cast<index_t>(experts),
+          static_cast<index_t>(rows),
+          static_cast<index_t>(columns),
+          parts,
+          {}};
 }
 
 /// The same from gpt-oss' blocks [E, rows, groups, 16] and scales [E, rows, groups].
@@ -148,13 +152,14 @@ MlpPlan plan_experts(Finder& finder, TensorStore const& store, BlockNames const&
   if (names.packed && form.per_expert()) {
     std::vector<std::array<std::string, 3>> bases;
     for (index_t const e : experts) {
-      bases.push_back({names.module(form.gate, e), names.module(form.up, e),
-                       names.module(form.down, e)});
+      bases.push_back(
+          {names.module(form.gate, e), names.module(form.up, e), names.module(form.down, e)});
     }
     plan_packed(finder, names.quantization, plan, h, i, bases);
   } else if (names.packed) {
-    plan.packed_gate_up = plan_blocks(finder, names.quantization, full(form.gate),
-                                      full(form.gate_scales), config.num_experts, 2 * i, h, experts);
+    plan.packed_gate_up =
+        plan_blocks(finder, names.quantization, full(form.gate), full(form.gate_scales),
+                    config.num_experts, 2 * i, h, experts);
     plan.packed_down = plan_blocks(finder, names.quantization, full(form.down),
                                    full(form.down_scales), config.num_experts, h, i, experts);
   } else {
@@ -344,7 +349,8 @@ LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint, Moe
                          fill<Floats>(exec, plan.correction_bias, "kmoe::router.correction_bias",
                                       finite(names.correction_bias))},
           .experts = fill_mlp<E, T>(exec, plan.experts, plan.layout, "kmoe::experts.", quantized),
-          .shared = fill_mlp<E, T>(exec, plan.shared, GateUpLayout::gate_first, "kmoe::shared.", quantized),
+          .shared = fill_mlp<E, T>(exec, plan.shared, GateUpLayout::gate_first, "kmoe::shared.",
+                                   quantized),
           .shared_gate = fill<Matrix<T, E>>(exec, plan.shared_gate, "kmoe::shared_gate")};
 }
 

@@ -241,15 +241,21 @@ QuantConfig read_quantization(json const& object, std::string const& path) {
 
 json make_quantization(QuantScheme const& s) {
   if (s.fnuz()) {
-    throw Unsupported("kmoe::io: " + to_string(s) + " is no format of checkpoints; write the form "
+    throw Unsupported("kmoe::io: " + to_string(s) +
+                      " is no format of checkpoints; write the form "
                       "without _fnuz, which is converted when it is loaded");
   }
   auto const activations = [](char const* type, int bits, char const* strategy) {
-    return json{{"type", type}, {"num_bits", bits}, {"strategy", strategy}, {"dynamic", true},
+    return json{{"type", type},
+                {"num_bits", bits},
+                {"strategy", strategy},
+                {"dynamic", true},
                 {"symmetric", true}};
   };
   if (s.code == W::e4m3fn && s.scale == S::e8m0) {
-    return {{"quant_method", "mxfp8"}, {"fmt", "e4m3"}, {"weight_block_size", {1, 32}},
+    return {{"quant_method", "mxfp8"},
+            {"fmt", "e4m3"},
+            {"weight_block_size", {1, 32}},
             {"activation_scheme", "dynamic"}};
   }
   if (s.code == W::e4m3fn && s.block_rows != 1) {
@@ -259,8 +265,11 @@ json make_quantization(QuantScheme const& s) {
   }
   if (s.code == W::e2m1 && s.scale == S::e8m0) {
     auto const tensor = [](char const* dtype, bool dynamic) {
-      return json{{"dtype", dtype}, {"qscheme", "per_group"}, {"group_size", 32},
-                  {"scale_format", "e8m0"}, {"is_dynamic", dynamic}};
+      return json{{"dtype", dtype},
+                  {"qscheme", "per_group"},
+                  {"group_size", 32},
+                  {"scale_format", "e8m0"},
+                  {"is_dynamic", dynamic}};
     };
     json input = nullptr;
     if (s.activations == A::mxfp4) input = tensor("fp4", true);
@@ -292,8 +301,11 @@ json make_quantization(QuantScheme const& s) {
   return {{"quant_method", "compressed-tensors"},
           {"format", format},
           {"config_groups",
-           {{"group_0", {{"weights", weights}, {"input_activations", input},
-                         {"targets", {"Linear"}}, {"format", format}}}}}};
+           {{"group_0",
+             {{"weights", weights},
+              {"input_activations", input},
+              {"targets", {"Linear"}},
+              {"format", format}}}}}};
 }
 
 }  // namespace kmoe::io::detail

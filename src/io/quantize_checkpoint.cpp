@@ -78,8 +78,7 @@ void add_layer(Shard& shard, std::string const& module, detail::QuantNames const
     std::int64_t const from = (columns + 1) / 2, to = (columns + 7) / 8 * 4;
     std::vector<std::byte> words(static_cast<std::size_t>(rows * to));
     for (std::int64_t n = 0; n < rows; ++n) {
-      std::memcpy(words.data() + n * to, q.codes.data() + n * from,
-                  static_cast<std::size_t>(from));
+      std::memcpy(words.data() + n * to, q.codes.data() + n * from, static_cast<std::size_t>(from));
     }
     shard.add(name(names.codes), "I32", {rows, to / 4}, std::move(words));
     std::int64_t const shape[] = {rows, columns};
@@ -108,8 +107,8 @@ void add_layer(Shard& shard, std::string const& module, detail::QuantNames const
     std::vector<std::uint32_t> words(static_cast<std::size_t>((rows + 7) / 8 * blocks));
     for (std::int64_t n = 0; n < rows; ++n) {
       for (std::int64_t b = 0; b < blocks; ++b) {
-        words[static_cast<std::size_t>(n / 8 * blocks + b)] |=
-            std::uint32_t{q.zero_points(0, n, b)} << (4 * (n % 8));
+        words[static_cast<std::size_t>(n / 8 * blocks + b)] |= std::uint32_t{q.zero_points(0, n, b)}
+                                                               << (4 * (n % 8));
       }
     }
     shard.add(name(names.zero_points), "I32", {(rows + 7) / 8, blocks},
@@ -166,8 +165,10 @@ CheckpointQuantizer::CheckpointQuantizer(Checkpoint const& checkpoint,
   std::filesystem::create_directories(out, error);
   if (error) throw IoError(out.string() + ": can not be created: " + error.message());
   if (std::filesystem::equivalent(directory, out, error)) {
-    throw InvalidArgument("kmoe::io::CheckpointQuantizer: out must not be the checkpoint's own "
-                          "directory, found " + out.string());
+    throw InvalidArgument(
+        "kmoe::io::CheckpointQuantizer: out must not be the checkpoint's own "
+        "directory, found " +
+        out.string());
   }
   std::set<std::string> replaced;
   std::vector<Unit> units;
@@ -187,9 +188,10 @@ CheckpointQuantizer::CheckpointQuantizer(Checkpoint const& checkpoint,
   for (Unit const& unit : units) {
     MoeConfig const* const c = unit.block == nullptr ? nullptr : &unit.block->config;
     // A byte per weight is enough of a guess.
-    std::size_t const bytes = c == nullptr ? unit.tensor->bytes.size()
-                                           : std::size_t{3} * static_cast<std::size_t>(c->hidden_size) *
-                                                 static_cast<std::size_t>(c->intermediate_size);
+    std::size_t const bytes = c == nullptr
+                                  ? unit.tensor->bytes.size()
+                                  : std::size_t{3} * static_cast<std::size_t>(c->hidden_size) *
+                                        static_cast<std::size_t>(c->intermediate_size);
     if (used + bytes > shard_bytes) {
       impl.shards.emplace_back();
       used = 0;
@@ -214,9 +216,9 @@ std::vector<TensorError> CheckpointQuantizer::write_shard(index_t shard) const {
       content.views.push_back(*unit.tensor);
       continue;
     }
-    auto const experts = load_weights<Host, float>(Host(), impl.checkpoint, *unit.block,
-                                                   std::span(&unit.expert, 1))
-                             .experts;
+    auto const experts =
+        load_weights<Host, float>(Host(), impl.checkpoint, *unit.block, std::span(&unit.expert, 1))
+            .experts;
     auto const inner = static_cast<std::size_t>(unit.block->config.intermediate_size);
     auto const hidden = static_cast<std::size_t>(unit.block->config.hidden_size);
     float const* const up = experts.gate_up.data() + inner * hidden;

@@ -103,8 +103,13 @@ struct MoeLayer<E, T>::Impl {
         max_tokens_per_rank(max_tokens) {
     detail::check_layer<E, T>(comm, config, placement, given, max_tokens);
 
-    shape = {config, comm.size(), placement.num_local(comm.rank()), 0, given.experts.gated(),
-             given.experts.scheme(), given.shared.scheme()};
+    shape = {config,
+             comm.size(),
+             placement.num_local(comm.rank()),
+             0,
+             given.experts.gated(),
+             given.experts.scheme(),
+             given.shared.scheme()};
     shape.chunk = choose_chunk<E, T>(exec, config, placement, max_tokens, shape.gated,
                                      shape.experts, shape.shared);
     // Scratch depends on the number of threads, which may differ between ranks: the smallest wins.
@@ -307,8 +312,8 @@ std::size_t MoeLayer<E, T>::workspace_bytes(E const& exec, MoeConfig const& conf
                                             index_t max_tokens_per_rank, bool gated,
                                             QuantScheme const& experts, QuantScheme const& shared) {
   validate(config);
-  detail::LayerShape shape{config, placement.num_ranks(), placement.num_local(rank), 0, gated,
-                           experts, shared};
+  detail::LayerShape shape{
+      config, placement.num_ranks(), placement.num_local(rank), 0, gated, experts, shared};
   shape.chunk =
       choose_chunk<E, T>(exec, config, placement, max_tokens_per_rank, gated, experts, shared);
   return detail::count_bytes<E, T>(exec, shape);

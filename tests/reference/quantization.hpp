@@ -29,7 +29,8 @@ struct SmallFloat {
     if (is_nan(code)) return std::nan("");
     int const sign = num_codes() / 2, fractions = 1 << fraction_bits;
     int const exponent = code % sign / fractions, fraction = code % fractions;
-    double const m = exponent == 0 ? double(fraction) / fractions : 1 + double(fraction) / fractions;
+    double const m =
+        exponent == 0 ? double(fraction) / fractions : 1 + double(fraction) / fractions;
     double const v = std::ldexp(m, std::max(exponent, 1) - bias);
     return code >= sign ? -v : v;
   }
@@ -54,7 +55,8 @@ struct SmallFloat {
     }
     if (nan == "fnuz" && (best < 0 || value(best) == 0)) return 0;
     // fnuz has no -0: the negative numbers begin with 0 itself.
-    if (nan == "fnuz" && std::signbit(x) && 0.5 * std::abs(value(first + 1)) >= std::abs(x)) return 0;
+    if (nan == "fnuz" && std::signbit(x) && 0.5 * std::abs(value(first + 1)) >= std::abs(x))
+      return 0;
     return best;
   }
 };
@@ -70,15 +72,15 @@ inline double e8m0_scale(double largest, int element_exponent) {
   return std::ldexp(1.0, std::clamp(exact - element_exponent, -127, 127));
 }
 
-/// Activations of one row through a rounding of this name (kmoe's ActivationCode): what they become.
-/// Divisions and scales are rounded to float, as the definition has it.
+/// Activations of one row through a rounding of this name (kmoe's ActivationCode): what they
+/// become. Divisions and scales are rounded to float, as the definition has it.
 inline std::vector<double> quantize_row(std::string const& name, bool fnuz,
                                         std::vector<double> const& x, double given) {
   if (name == "none") return x;
-  std::size_t const group = name == "fp8_group"                     ? 128
+  std::size_t const group = name == "fp8_group"                  ? 128
                             : name == "mxfp8" || name == "mxfp4" ? 32
-                            : name == "nvfp4"                       ? 16
-                                                                    : x.size();
+                            : name == "nvfp4"                    ? 16
+                                                                 : x.size();
   SmallFloat const& fp8 = fnuz && name != "mxfp8" ? e4m3fnuz : e4m3fn;
   double const most = name == "int8_token" ? 127 : fnuz ? 240 : 448;
   auto const largest = [&](std::size_t begin, std::size_t end) {

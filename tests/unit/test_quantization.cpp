@@ -176,9 +176,8 @@ TEST(QuantizeRow, every_rounding_matches_plain_loops) {
             auto const g = q.group_scale(bits, row);
             for (std::size_t i = begin; i < end; ++i) {
               double const mine = double(q.folded(float(x[i]), g)) * g.scale;
-              bool const close =
-                  (std::isnan(mine) && std::isnan(expected[i])) ||
-                  std::abs(mine - expected[i]) <= 1e-6 * std::abs(expected[i]);
+              bool const close = (std::isnan(mine) && std::isnan(expected[i])) ||
+                                 std::abs(mine - expected[i]) <= 1e-6 * std::abs(expected[i]);
               EXPECT_TRUE(close) << name << (fnuz ? " fnuz" : "") << " k " << k << " kind " << kind
                                  << " i " << i << ": " << x[i] << " -> " << mine << " not "
                                  << expected[i];
@@ -220,8 +219,8 @@ double step_of(kmoe::QuantScheme const& s) {
 // Blocks cut by the end of a row or part, one and two parts; decoding what was encoded.
 TEST(Quantize, error_stays_within_a_step_and_a_second_pass_changes_nothing) {
   for (auto const& format : kmoe::quant_formats()) {
-    for (auto const [n, k, parts] : {std::array<int, 3>{6, 300, 2}, {1, 1, 1}, {258, 33, 2},
-                                     {130, 129, 1}, {7, 64, 1}}) {
+    for (auto const [n, k, parts] :
+         {std::array<int, 3>{6, 300, 2}, {1, 1, 1}, {258, 33, 2}, {130, 129, 1}, {7, 64, 1}}) {
       auto const w = random_weights(2, n, k, n + k);
       auto const q = kmoe::quantize(w, format.scheme, parts);
       kmoe::validate("test", "q", q);
@@ -239,7 +238,8 @@ TEST(Quantize, error_stays_within_a_step_and_a_second_pass_changes_nothing) {
               }
             }
             double const error = std::abs(double(d(e, row, c)) - w(e, row, c));
-            ASSERT_TRUE(error <= step_of(format.scheme) * largest * (format.scheme.zero_points ? 2 : 1))
+            ASSERT_TRUE(error <=
+                        step_of(format.scheme) * largest * (format.scheme.zero_points ? 2 : 1))
                 << format.name << " " << row << "," << c << " of " << n << "x" << k << ": "
                 << w(e, row, c) << " -> " << d(e, row, c) << " largest " << largest;
           }

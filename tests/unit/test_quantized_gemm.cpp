@@ -111,8 +111,8 @@ TYPED_TEST(QuantizedGemm, every_format_matches_plain_loops) {
   kmoe::test::for_each_isa<E>([&] {
     E const exec;
     for (auto const& format : kmoe::quant_formats()) {
-      for (auto const& [n, k] : {std::pair<std::size_t, std::size_t>{1, 1}, {33, 31}, {34, 64},
-                                {5, 129}, {70, 300}}) {
+      for (auto const& [n, k] :
+           {std::pair<std::size_t, std::size_t>{1, 1}, {33, 31}, {34, 64}, {5, 129}, {70, 300}}) {
         TestFixture::check(exec, format, n, k, k == 300);
         if (::testing::Test::HasFatalFailure()) return;
       }
@@ -201,17 +201,16 @@ TYPED_TEST(QuantizedGemm, bits_do_not_depend_on_the_other_rows) {
       auto const x = kmoe::test::random_matrix<T, E>(rows, k, 5, kmoe::test::Values::normal);
       auto const run = [&](std::size_t begin, std::size_t end) {
         kmoe::Vector<offset_t, E> const offsets("offsets", 2);
-        kmoe::test::set_entries(offsets, [&](offset_t& o, std::size_t i) {
-          o = i == 0 ? 0 : offset_t(end - begin);
-        });
+        kmoe::test::set_entries(
+            offsets, [&](offset_t& o, std::size_t i) { o = i == 0 ? 0 : offset_t(end - begin); });
         auto const c = kmoe::test::poisoned_matrix<T, E>(end - begin, n);
         kmoe::grouped_gemm<E, T>(exec, kmoe::row_range(x, begin, end), q, offsets, c);
         exec.fence();
         return kmoe::test::to_host(c);
       };
       auto const all = run(0, rows);
-      for (auto const& [begin, end] : {std::pair<std::size_t, std::size_t>{0, 1}, {5, 6}, {7, 10},
-                                      {255, 300}, {299, 300}}) {
+      for (auto const& [begin, end] :
+           {std::pair<std::size_t, std::size_t>{0, 1}, {5, 6}, {7, 10}, {255, 300}, {299, 300}}) {
         auto const part = run(begin, end);
         EXPECT_EQ(std::memcmp(part.data(), all.data() + begin * n, part.size() * sizeof(T)), 0)
             << format.name << " rows " << begin << " to " << end;

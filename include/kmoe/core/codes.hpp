@@ -73,8 +73,8 @@ KOKKOS_INLINE_FUNCTION float decode_e4m3fn(std::uint8_t code) {
   std::uint32_t const m = code & 0x7fU;
   if (m == 0x7fU) return detail::quiet_nan();
   // Integer arithmetic: a subnormal float in between could be flushed to zero.
-  float const value = m < 8 ? static_cast<float>(m) * 0x1p-9F
-                            : Kokkos::bit_cast<float>((m << 20) + (120U << 23));
+  float const value =
+      m < 8 ? static_cast<float>(m) * 0x1p-9F : Kokkos::bit_cast<float>((m << 20) + (120U << 23));
   return (code & 0x80U) != 0 ? -value : value;
 }
 
@@ -88,8 +88,8 @@ KOKKOS_INLINE_FUNCTION std::uint8_t encode_e4m3fnuz(float x) {
 KOKKOS_INLINE_FUNCTION float decode_e4m3fnuz(std::uint8_t code) {
   std::uint32_t const m = code & 0x7fU;
   if (code == 0x80U) return detail::quiet_nan();
-  float const value = m < 8 ? static_cast<float>(m) * 0x1p-10F
-                            : Kokkos::bit_cast<float>((m << 20) + (119U << 23));
+  float const value =
+      m < 8 ? static_cast<float>(m) * 0x1p-10F : Kokkos::bit_cast<float>((m << 20) + (119U << 23));
   return (code & 0x80U) != 0 ? -value : value;
 }
 

@@ -56,14 +56,14 @@ enum class ScaleCode : std::uint8_t {
 
 /// What is done to the activations before they meet the weights.
 enum class ActivationCode : std::uint8_t {
-  none,           ///< nothing
-  fp8_static,     ///< e4m3 with the expert's input_scale; per token where it has none
-  fp8_token,      ///< e4m3, scale = largest magnitude / largest code, per token
-  fp8_group,      ///< the same per 128 elements of a token
-  mxfp8,          ///< e4m3fn with e8m0 per 32
-  mxfp4,          ///< e2m1 with e8m0 per 32
-  nvfp4,          ///< e2m1 with e4m3 per 16 and the expert's input_scale, else a float per token
-  int8_token,     ///< int8 in -127..127, scale = largest magnitude / 127, per token
+  none,        ///< nothing
+  fp8_static,  ///< e4m3 with the expert's input_scale; per token where it has none
+  fp8_token,   ///< e4m3, scale = largest magnitude / largest code, per token
+  fp8_group,   ///< the same per 128 elements of a token
+  mxfp8,       ///< e4m3fn with e8m0 per 32
+  mxfp4,       ///< e2m1 with e8m0 per 32
+  nvfp4,       ///< e2m1 with e4m3 per 16 and the expert's input_scale, else a float per token
+  int8_token,  ///< int8 in -127..127, scale = largest magnitude / 127, per token
 };
 
 /// One format. Blocks are block_rows x block_cols; 0 = all of the part, or of the row.

@@ -72,14 +72,13 @@ struct RowQuantizer {
       }
       case ActivationCode::mxfp8:
       case ActivationCode::mxfp4: {
-        std::uint8_t const e = encode_e8m0(Kokkos::bit_cast<float>(largest),
-                                           code == ActivationCode::mxfp8 ? 8 : 2);
+        std::uint8_t const e =
+            encode_e8m0(Kokkos::bit_cast<float>(largest), code == ActivationCode::mxfp8 ? 8 : 2);
         float const scale = decode_e8m0(e);
         return {scale, scale, 1.0F, e};
       }
       case ActivationCode::nvfp4: {
-        std::uint8_t const e =
-            encode_e4m3fn(Kokkos::bit_cast<float>(largest) / e2m1_max / row);
+        std::uint8_t const e = encode_e4m3fn(Kokkos::bit_cast<float>(largest) / e2m1_max / row);
         // An infinite group must not pass for a large one.
         std::uint8_t const kept = largest >= 0x7f800000U ? std::uint8_t{0x7f} : e;
         float const scale = decode_e4m3fn(kept);

@@ -98,9 +98,9 @@ void grouped_gemm(E const& exec, InMatrix<T, E> a, InTensor3<T, E> b,
                   InVector<offset_t, E> expert_offsets, Matrix<T, E> const& c);
 
 /// The same with quantized weights, which are decoded as they are loaded; a is quantized where the
-/// format says so, and sums are floats for double too. Allocates on device spaces if a is quantized.
-/// \throws InvalidArgument for shapes that do not fit
-/// Tested against reference::quantized_gemm.
+/// format says so, and sums are floats for double too. Allocates on device spaces if a is
+/// quantized. \throws InvalidArgument for shapes that do not fit Tested against
+/// reference::quantized_gemm.
 template <ExecutionSpace E, Element T>
 void grouped_gemm(E const& exec, InMatrix<T, E> a, QuantizedTensor<E> const& b,
                   InVector<offset_t, E> expert_offsets, Matrix<T, E> const& c);

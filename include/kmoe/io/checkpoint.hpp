@@ -25,10 +25,10 @@ namespace kmoe::io {
 /// One MoE block of a model.
 struct MoeBlock {
   int layer = 0;
-  std::string module;  ///< module path as transformers names it: "model.layers.3.mlp"
-  MoeConfig config;    ///< semantics of this block (dispatch options at their defaults)
-  bool gated = true;   ///< experts have a gate; the form that workspace_bytes() needs
-  QuantScheme quantization = {};         ///< of the routed experts' weights, as they lie
+  std::string module;             ///< module path as transformers names it: "model.layers.3.mlp"
+  MoeConfig config;               ///< semantics of this block (dispatch options at their defaults)
+  bool gated = true;              ///< experts have a gate; the form that workspace_bytes() needs
+  QuantScheme quantization = {};  ///< of the routed experts' weights, as they lie
   QuantScheme shared_quantization = {};  ///< of the shared expert's
 };
 
@@ -82,8 +82,8 @@ class Checkpoint {
 /// Weights of `block` for the experts with the given global ids, in that order, converted to T (all
 /// of the router and of the shared expert). Only those experts' bytes are read from the files.
 ///
-/// Each tensor is converted from its own type (F64, F32, BF16, F16), rounded to nearest even (F64 by
-/// way of float to the 16-bit types). Quantized weights are kept as they lie, unless `quantized`
+/// Each tensor is converted from its own type (F64, F32, BF16, F16), rounded to nearest even (F64
+/// by way of float to the 16-bit types). Quantized weights are kept as they lie, unless `quantized`
 /// says otherwise: DeepSeek's and Qwen's fp8 (blocks or tensors), mxfp8, compressed-tensors (fp8,
 /// int8, int4 in groups with or without zero points, nvfp4, mxfp4), gpt-oss' mxfp4 blocks,
 /// modelopt's nvfp4 and fp8, Quark's mxfp4, as quantization_config tells; modules that it leaves
@@ -100,7 +100,6 @@ class Checkpoint {
 ///         negative, or do not fit their weights
 template <ExecutionSpace E, Element T>
 LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint, MoeBlock const& block,
-                                std::span<index_t const> experts,
-                                Quantized quantized);
+                                std::span<index_t const> experts, Quantized quantized);
 
 }  // namespace kmoe::io
