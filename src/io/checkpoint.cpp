@@ -176,6 +176,9 @@ Checkpoint::Checkpoint(std::filesystem::path const& directory) {
   for (MoeBlock& block : model.blocks) {
     block.module = (layers == "layers." ? "model.layers." : layers) + std::to_string(block.layer) +
                    "." + std::string(model.row->module);
+    auto const names = detail::find_names(store, model, layers, block);
+    if (names.packed) block.quantization = names.quantization.scheme;
+    if (names.shared_packed) block.shared_quantization = names.quantization.scheme;
   }
   impl_ = std::make_shared<Impl const>(Impl{std::move(model), std::move(store), std::move(layers)});
 }

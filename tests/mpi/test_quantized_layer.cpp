@@ -45,8 +45,7 @@ struct Run {
 Run run(LayerModel const& model, kmoe::Communicator const& comm, std::size_t begin,
         std::size_t count) {
   Space const exec;
-  auto const placement =
-      kmoe::ExpertPlacement::round_robin(model.config.num_experts, comm.size());
+  auto const placement = kmoe::ExpertPlacement::round_robin(model.config.num_experts, comm.size());
   kmoe::MoeLayer<Space, T> layer(exec, comm, model.config, placement,
                                  model.weights<Space, T>(placement.experts_of(comm.rank())), 64);
   auto const slots = std::size_t(model.config.top_k);
@@ -78,8 +77,8 @@ std::vector<double> reference(LayerModel const& model, std::size_t begin, std::s
   auto const& scheme = weights.scheme();
   auto const up = weights.quantized() ? kmoe::dequantize(weights.quantized_gate_up)
                                       : kmoe::Tensor3<float, Host>();
-  auto const down = weights.quantized() ? kmoe::dequantize(weights.quantized_down)
-                                        : kmoe::Tensor3<float, Host>();
+  auto const down =
+      weights.quantized() ? kmoe::dequantize(weights.quantized_down) : kmoe::Tensor3<float, Host>();
   float const* const w13 = weights.quantized() ? up.data() : weights.gate_up.data();
   float const* const w2 = weights.quantized() ? down.data() : weights.down.data();
   std::string const rounding = activation_names[int(scheme.activations)];
@@ -189,11 +188,12 @@ TEST(QuantizedLayer, every_payload_matches_plain_loops_and_is_smaller) {
     std::size_t token_bytes, row_bytes;
   };
   std::size_t const slot_bytes = 2 * 8, hidden = 160;
-  for (Way const& way : {Way{kmoe::PayloadCode::element, kmoe::CombineCode::element, 1e-6, 640, 640},
-                         Way{kmoe::PayloadCode::element, kmoe::CombineCode::bf16, 4e-3, 640, 320},
-                         Way{kmoe::PayloadCode::fp8, kmoe::CombineCode::bf16, 0.08, 168, 320},
-                         Way{kmoe::PayloadCode::mxfp4, kmoe::CombineCode::element, 0.35, 88, 640},
-                         Way{kmoe::PayloadCode::nvfp4, kmoe::CombineCode::bf16, 0.25, 96, 320}}) {
+  for (Way const& way :
+       {Way{kmoe::PayloadCode::element, kmoe::CombineCode::element, 1e-6, 640, 640},
+        Way{kmoe::PayloadCode::element, kmoe::CombineCode::bf16, 4e-3, 640, 320},
+        Way{kmoe::PayloadCode::fp8, kmoe::CombineCode::bf16, 0.08, 168, 320},
+        Way{kmoe::PayloadCode::mxfp4, kmoe::CombineCode::element, 0.35, 88, 640},
+        Way{kmoe::PayloadCode::nvfp4, kmoe::CombineCode::bf16, 0.25, 96, 320}}) {
     for (auto const dispatcher :
          {kmoe::DispatcherKind::standard, kmoe::DispatcherKind::all_to_all}) {
       auto model = small_model();
@@ -211,8 +211,8 @@ TEST(QuantizedLayer, every_payload_matches_plain_loops_and_is_smaller) {
       }
       // Whole tokens and whole rows: nothing else is sent.
       auto const sent = std::size_t(got.report.bytes_sent);
-      std::size_t const tokens = std::size_t(got.report.tokens_sent) *
-                                 (way.token_bytes + slot_bytes);
+      std::size_t const tokens =
+          std::size_t(got.report.tokens_sent) * (way.token_bytes + slot_bytes);
       ASSERT_GE(sent, tokens);
       EXPECT_EQ((sent - tokens) % way.row_bytes, 0U) << to_string(way.payload) << " " << hidden;
       EXPECT_EQ(sent == 0, comm.size() == 1);
@@ -224,8 +224,7 @@ TEST(QuantizedLayer, tensors_that_do_not_fit_are_refused_on_all_ranks) {
   kmoe::Communicator const comm(MPI_COMM_WORLD);
   auto model = small_model();
   model.quantization = kmoe::quant_scheme("mxfp4");
-  auto const placement =
-      kmoe::ExpertPlacement::contiguous(model.config.num_experts, comm.size());
+  auto const placement = kmoe::ExpertPlacement::contiguous(model.config.num_experts, comm.size());
   auto const build = [&](auto const& change) {
     Space const exec;
     auto weights = model.weights<Space, T>(placement.experts_of(comm.rank()));
@@ -242,9 +241,8 @@ TEST(QuantizedLayer, tensors_that_do_not_fit_are_refused_on_all_ranks) {
   EXPECT_NE(what.find("experts.gate_up"), std::string::npos) << what;
   what = build([](auto& w) { w.quantized_down.scale_codes = {}; });
   EXPECT_NE(what.find("experts.down.scale_codes.extent(0)"), std::string::npos) << what;
-  what = build([](auto& w) {
-    w.quantized_gate_up.scheme.activations = kmoe::ActivationCode::int8_token;
-  });
+  what = build(
+      [](auto& w) { w.quantized_gate_up.scheme.activations = kmoe::ActivationCode::int8_token; });
   EXPECT_NE(what.find("int8"), std::string::npos) << what;
 }
 

@@ -70,10 +70,9 @@ std::vector<T> run(LayerModel const& model, kmoe::Communicator const& comm,
   kmoe::MoeLayer<Space, T> layer(exec, comm, model.config, placement,
                                  model.weights<Space, T>(experts), index_t(max_tokens));
   EXPECT_EQ(layer.workspace_bytes(),
-            (kmoe::MoeLayer<Space, T>::workspace_bytes(exec, model.config, placement, comm.rank(),
-                                                       index_t(max_tokens),
-                                                       model.layout != kmoe::GateUpLayout::plain,
-                                                       model.quantization)));
+            (kmoe::MoeLayer<Space, T>::workspace_bytes(
+                exec, model.config, placement, comm.rank(), index_t(max_tokens),
+                model.layout != kmoe::GateUpLayout::plain, model.quantization)));
   std::size_t const rows = model.config.no_combine ? count * model.config.slots_per_token() : count;
   kmoe::Matrix<T, Space> y("y", rows, model.config.hidden_size);
   Kokkos::deep_copy(y, T(std::nan("")));
