@@ -63,6 +63,11 @@ void add_layer_options(CLI::App& app, LayerOptions& options, std::string const& 
                  "Experts of each rank: contiguous, round_robin, or each expert's rank (\"0,1,0\")")
       ->capture_default_str()
       ->type_name("PLACEMENT");
+  add_enum(app, "--payload", options.payload,
+           {PayloadCode::element, PayloadCode::fp8, PayloadCode::mxfp4, PayloadCode::nvfp4},
+           "How tokens travel; all but element round them");
+  add_enum(app, "--combine", options.combine, {CombineCode::element, CombineCode::bf16},
+           "How results travel back");
   app.add_option("--workspace-limit", options.workspace_limit,
                  "Scratch memory per rank, e.g. 256MiB; does not change the result")
       ->transform(CLI::AsSizeValue(false).description(""))
@@ -254,6 +259,8 @@ std::string to_string(Options const& options) {
   add("--experts", to_string(layer.experts));
   add("--split", layer.split);
   add("--placement", layer.placement);
+  add("--payload", to_string(layer.payload));
+  add("--combine", to_string(layer.combine));
   add("--workspace-limit", std::to_string(layer.workspace_limit));
   add("--layer", options.layer ? std::to_string(*options.layer) : "");
   add("--golden", options.golden);

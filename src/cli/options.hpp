@@ -27,6 +27,8 @@ struct LayerOptions {
   IdSpace experts = IdSpace::local;
   std::string split;  ///< "even", "replicated", "10,0,43"; empty = the command's default
   std::string placement = "contiguous";  ///< or "round_robin" or "0,1,0,..."
+  PayloadCode payload = PayloadCode::element;
+  CombineCode combine = CombineCode::element;
   std::size_t workspace_limit = MoeConfig().workspace_limit_bytes;
 };
 

@@ -6,13 +6,15 @@
     test_cli.py --kmoe PATH --mpiexec PATH verify --ranks P [--brief] DIR...
     test_cli.py --kmoe PATH --mpiexec PATH identical DIR...
     test_cli.py --kmoe PATH --mpiexec PATH errors DIR
+    test_cli.py --kmoe PATH --mpiexec PATH quantize DIR...
 
 verify: the block outputs that the transformers library recorded, on P ranks, for each dispatcher,
 id space,
 placement, element type and split. identical: the files that `kmoe run` writes are the same bytes
 for all of these
 at one to four ranks. errors: damaged files and wrong options give the right exit code on every
-rank, in time.
+rank, in time. quantize: checkpoints in each format are the same files for any number of ranks and
+compute nearly what the dense one does.
 """
 
 import argparse
@@ -514,6 +516,58 @@ def check_errors(program, folder, scratch, max_ranks):
     expect(left == [], f"failed runs left {left}")
 
 
+# What a format may cost a block's output, against the recorded one.
+FORMATS = {
+    "fp8_tensor": 0.1,
+    "fp8_channel": 0.1,
+    "fp8_block": 0.1,
+    "mxfp8": 0.12,
+    "mxfp4": 0.3,
+    "mxfp4_a8": 0.3,
+    "mxfp4_a4": 0.4,
+    "nvfp4": 0.25,
+    "nvfp4_a4": 0.3,
+    "int8": 0.03,
+    "int4": 0.25,
+    "int4_zero": 0.25,
+}
+
+
+def check_quantize(program, folder, scratch, ranks):
+    golden = folder / "golden.safetensors"
+
+    def quantize(model, out, kind):
+        return ["quantize", "--model", model, "--format", kind, "--out", out]
+
+    for kind, tolerance in FORMATS.items():
+        outs = [scratch / f"{kind}-{p}" for p in sorted({1, ranks})]
+        for p, out in zip(sorted({1, ranks}), outs):
+            text = program.ok(p, *quantize(folder, out, kind))
+            expect(f" as {kind} in " in text and "experts.0." in text, f"no report in {text}")
+        files = [{f.name: f.read_bytes() for f in out.iterdir()} for out in outs]
+        expect(all(f == files[0] for f in files), f"{kind}: other files with {ranks} ranks")
+        expect("config.json" in files[0], f"{kind}: no config.json")
+        errors = set()
+        for p in sorted({1, ranks}):
+            for dispatcher in ("standard", "all_to_all"):
+                text = program.ok(
+                    p, "verify", "--model", outs[0], "--golden", golden,
+                    "--tolerance", tolerance, "--dispatcher", dispatcher, "--split", "even",
+                )  # fmt: skip
+                errors.add(tuple(re.findall(r"error (\S+) tolerance", text)))
+        expect(len(errors) == 1, f"{kind}: errors differ: {errors}")
+        expect(all(float(e) > 1e-3 for e in errors.pop()), f"{kind}: is not quantized")
+    model = scratch / "mxfp4-1"
+    program.fails(4, "quantized already", 1, quantize(model, scratch / "x", "int8"))
+    program.fails(2, "own directory", ranks, quantize(folder, folder, "int8"))
+    program.fails(2, "--format", ranks, quantize(folder, scratch / "x", "int3"))
+    for payload, tolerance in (("fp8", 0.1), ("mxfp4", 0.3), ("nvfp4", 0.25)):
+        program.ok(
+            ranks, "verify", "--model", folder, "--golden", golden, "--split", "even",
+            "--tolerance", tolerance, "--payload", payload, "--combine", "bf16",
+        )  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--kmoe", required=True)
@@ -522,7 +576,7 @@ def main():
     parser.add_argument("--max-ranks", type=int, default=4)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--brief", action="store_true")
-    parser.add_argument("test", choices=["verify", "identical", "files", "errors"])
+    parser.add_argument("test", choices=["verify", "identical", "files", "errors", "quantize"])
     parser.add_argument("folders", nargs="+", type=Path)
     args = parser.parse_args()
     max_ranks = args.max_ranks if args.mpiexec else 1
@@ -535,9 +589,12 @@ def main():
                 if args.test == "verify":
                     check_verify(program, folder, args.ranks, args.brief)
                 else:
-                    {"identical": check_identical, "files": check_files, "errors": check_errors}[
-                        args.test
-                    ](program, folder, Path(scratch), max_ranks)
+                    {
+                        "identical": check_identical,
+                        "files": check_files,
+                        "errors": check_errors,
+                        "quantize": check_quantize,
+                    }[args.test](program, folder, Path(scratch), max_ranks)
             print(
                 f"ok      {folder.name}: {program.runs - runs} runs, "
                 f"{time.monotonic() - start:.1f} s",
