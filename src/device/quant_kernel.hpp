@@ -149,27 +149,22 @@ inline float quant_value(QuantMultiply const& m, int c, std::int64_t k) {
   return m.scale == QuantScale::e4m3 ? value * block_scale(m.scale, m.scales[c], k / 16) : value;
 }
 
-/// Values of column c in the operand's order, and its scales per 32.
+/// The scales per 32 of column c, which exists.
 template <class S, class O>
-void decode_row(QuantMultiply const& m, int c, typename O::Packed* out, float* scales) {
+void decode_scales(QuantMultiply const& m, int c, float* scales) {
   std::int64_t const padded = round_up(m.k, quant_unit);
-  if (m.codes[c] == nullptr) {
-    __builtin_memset(out, 0, static_cast<std::size_t>(padded) * sizeof(*out));
-    __builtin_memset(scales, 0, static_cast<std::size_t>(padded / quant_scaled) * sizeof(float));
-    return;
-  }
   if (m.block != 0 && m.scale != QuantScale::e4m3) {
     if (m.scale == QuantScale::e8m0) {
       auto const* const codes = static_cast<std::uint8_t const*>(m.scales[c]);
       std::int64_t const count = (m.k + 31) / 32;
       std::int64_t i = 0;
       constexpr int lanes = sizeof(typename O::V) / 4;
+      if constexpr (requires { S::decode_e8m0(codes, count, scales); }) {
+        S::decode_e8m0(codes, count, scales);
+        i = count;
+      }
       for (; i + lanes <= count; i += lanes) {
-        if constexpr (requires { S::e8m0(codes); }) {
-          store(scales + i, S::e8m0(codes + i));
-        } else {
-          store(scales + i, e8m0_values<typename O::V>(codes + i));
-        }
+        store(scales + i, e8m0_values<typename O::V>(codes + i));
       }
       for (; i < count; ++i) scales[i] = e8m0_value(codes[i]);
       for (; i < padded / 32; ++i) scales[i] = 0;
@@ -183,6 +178,18 @@ void decode_row(QuantMultiply const& m, int c, typename O::Packed* out, float* s
       for (; i < padded / 32; ++i) scales[i] = 0;
     }
   }
+}
+
+/// Values of column c in the operand's order, and its scales per 32.
+template <class S, class O>
+void decode_row(QuantMultiply const& m, int c, typename O::Packed* out, float* scales) {
+  std::int64_t const padded = round_up(m.k, quant_unit);
+  if (m.codes[c] == nullptr) {
+    __builtin_memset(out, 0, static_cast<std::size_t>(padded) * sizeof(*out));
+    __builtin_memset(scales, 0, static_cast<std::size_t>(padded / quant_scaled) * sizeof(float));
+    return;
+  }
+  decode_scales<S, O>(m, c, scales);
   bool const pairs = m.code == QuantCode::e2m1 || m.code == QuantCode::int4;
   // The rows after the next ones: while this row is multiplied no load of theirs is in flight.
   std::int64_t const bytes = pairs ? m.k / 2 : m.k;
@@ -314,6 +321,19 @@ void quant_multiply(QuantMultiply const& m) {
   auto* const decoded = static_cast<typename O::Packed*>(m.decoded);
   auto* const scales = reinterpret_cast<float*>(decoded + quant_columns * padded);
   auto* const acc = static_cast<float*>(m.finish.accumulators);
+  if constexpr (requires { S::dot_mxfp4(m, 0, decoded, scales); }) {
+    // One row: no detour through the buffer, the same sums.
+    if (m.rows == 1 && m.code == QuantCode::e2m1 && m.scale == QuantScale::e8m0 &&
+        m.k % quant_unit == 0) {
+      for (int c = 0; c < columns; ++c) {
+        acc[c] = 0;
+        if (m.codes[c] == nullptr) continue;
+        decode_scales<S, O>(m, c, scales);
+        acc[c] = add_lanes(S::dot_mxfp4(m, c, decoded, scales));
+      }
+      return quant_finish<S, X>(m);
+    }
+  }
   for (int first = 0; first < columns; first += quant_columns) {
     for (int c = 0; c < quant_columns; ++c) {
       decode_row<S, O>(m, first + c, decoded + c * padded, scales + c * (padded / quant_scaled));

@@ -59,15 +59,18 @@ struct Simd {
     return (Floats)_mm512_mask_broadcastss_ps(_mm512_set1_ps(s[0]), 0xff00, _mm_load_ss(s + 1));
   }
 
-  /// e8m0_values
-  static Floats e8m0(std::uint8_t const* codes) {
-    __m512i const code = _mm512_cvtepu8_epi32(load<__m128i>(codes));
-    __m512i bits = _mm512_slli_epi32(code, 23);
-    bits = _mm512_mask_mov_epi32(bits, _mm512_testn_epi32_mask(code, code),
-                                 _mm512_set1_epi32(0x00400000));
-    bits = _mm512_mask_mov_epi32(bits, _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(255)),
-                                 _mm512_set1_epi32(0x7fc00000));
-    return (Floats)bits;
+  /// `count` scales.
+  static void decode_e8m0(std::uint8_t const* codes, std::int64_t count, float* out) {
+    for (std::int64_t i = 0; i < count; i += 16) {
+      auto const valid = static_cast<__mmask16>(count - i < 16 ? (1U << (count - i)) - 1 : 0xffffU);
+      __m512i const code = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(valid, codes + i));
+      __m512i bits = _mm512_slli_epi32(code, 23);
+      bits = _mm512_mask_mov_epi32(bits, _mm512_testn_epi32_mask(code, code),
+                                   _mm512_set1_epi32(0x00400000));
+      bits = _mm512_mask_mov_epi32(bits, _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(255)),
+                                   _mm512_set1_epi32(0x7fc00000));
+      _mm512_mask_storeu_epi32(out + i, valid, bits);
+    }
   }
 
   /// decode_row for bfloat16: all units of 64 k that are whole; returns where it stopped.
@@ -77,8 +80,7 @@ struct Simd {
     switch (m.code) {
       case QuantCode::e2m1:
         for (std::int64_t k = 0; k < whole; k += quant_unit) {
-          Nibbles v =
-              nibbles(codes + k / 2, load<__m512i>(e2m1_words.words), _mm512_setzero_si512());
+          Nibbles v = e2m1(codes + k / 2);
           if (m.scale == QuantScale::e4m3) {
             auto const* const scales = static_cast<std::uint8_t const*>(m.scales[c]) + k / 16;
             Floats const low = sixteenths(scales), high = sixteenths(scales + 2);
@@ -114,10 +116,35 @@ struct Simd {
     }
   }
 
+  /// The lanes of column c times the first row of A, K in whole units. (The unused pointer tells
+  /// the operand.)
+  static Floats dot_mxfp4(QuantMultiply const& m, int c, bf16_bits*, float const* scales) {
+    constexpr int ahead = 2048;  // across the ends of rows and pages
+    auto const* const a = static_cast<bf16_bits const*>(m.a);
+    std::uint8_t const* const codes = m.codes[c];
+    Floats sum{};
+    for (std::int64_t k = 0; k < m.k; k += quant_unit) {
+      __builtin_prefetch(codes + k / 2 + ahead);
+      Nibbles const b = e2m1(codes + k / 2);
+      using Pairs = Vec<std::int32_t, 16>;
+      Floats part = dot(load<Pairs>(a + k), (Pairs)b.even, Floats{});
+      part = dot(load<Pairs>(a + k + 32), (Pairs)b.odd, part);
+      sum = fma(part, halves(scales + k / quant_scaled), sum);
+    }
+    return sum;
+  }
+
  private:
   struct Nibbles {
     __m512i even, odd;
   };
+  /// 64 codes. The table holds its 16 words twice: what lies above 4 bits of an index is ignored.
+  static Nibbles e2m1(std::uint8_t const* codes) {
+    __m512i const words = _mm512_cvtepu8_epi16(load<__m256i>(codes));
+    __m512i const table = load<__m512i>(e2m1_words.words);
+    return {_mm512_permutexvar_epi16(words, table),
+            _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), table)};
+  }
   /// 64 codes through a table of two times 16 words; `half` is 16 for the words of the second.
   static Nibbles nibbles(std::uint8_t const* codes, __m512i table, __m512i half) {
     __m512i const words = _mm512_cvtepu8_epi16(load<__m256i>(codes));

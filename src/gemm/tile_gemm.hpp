@@ -243,12 +243,17 @@ class TileGemm {
     if constexpr (G::decodes) {
       Elements elements{};
       if (is_x(rank, i)) {
-        g_.read_x(source.rows[i], column, Kokkos::min(end, vector), weight, elements.values);
+        g_.read_x(source.rows[i], column, Kokkos::min(end, int{vector}), weight, elements.values);
       } else {
-        g_.read_b(source.rows[i], column, Kokkos::min(end, vector), elements.values);
+        g_.read_b(source.rows[i], column, Kokkos::min(end, int{vector}), elements.values);
       }
       return Kokkos::bit_cast<Chunk>(elements);
+    } else {
+      return read_elements(source, i, rank, column, end, weight);
     }
+  }
+  KOKKOS_FUNCTION Chunk read_elements(Source const& source, int i, int rank, int column, int end,
+                                      float weight) const {
     T const* const from = address(source, i, rank, column);
     bool const weighted = !Whole && is_x(rank, i) && g_.input_weights != nullptr;
     if constexpr (!Whole) {
@@ -411,18 +416,18 @@ class TileGemm {
         for (int v = 0; v < outputs && n + v < g_.columns; ++v) {
           g_.store(out_row - g_.out_first, n + v, values.values[v] * weight);
         }
-        continue;
-      }
-      Results results;
-      KMOE_UNROLL
-      for (int v = 0; v < outputs; ++v) results.values[v] = T(values.values[v] * weight);
-      T* const out = g_.out + (out_row - g_.out_first) * g_.columns + n;
-      if (wide_) {
-        *static_cast<Results*>(static_cast<void*>(out)) = results;
       } else {
+        Results results;
         KMOE_UNROLL
-        for (int v = 0; v < outputs; ++v) {
-          if (n + v < g_.columns) out[v] = results.values[v];
+        for (int v = 0; v < outputs; ++v) results.values[v] = T(values.values[v] * weight);
+        T* const out = g_.out + (out_row - g_.out_first) * g_.columns + n;
+        if (wide_) {
+          *static_cast<Results*>(static_cast<void*>(out)) = results;
+        } else {
+          KMOE_UNROLL
+          for (int v = 0; v < outputs; ++v) {
+            if (n + v < g_.columns) out[v] = results.values[v];
+          }
         }
       }
     }
@@ -449,8 +454,11 @@ class TileGemm {
   }
 
   KOKKOS_FUNCTION bool has_bias() const {
-    if constexpr (G::decodes) return g_.bias_data != nullptr;
-    return g_.bias != nullptr;
+    if constexpr (G::decodes) {
+      return g_.bias_data != nullptr;
+    } else {
+      return g_.bias != nullptr;
+    }
   }
 
   G g_;

@@ -195,8 +195,10 @@ TYPED_TEST(QuantizedGemm, bits_do_not_depend_on_the_other_rows) {
   using T = typename TypeParam::T;
   kmoe::test::for_each_isa<E>([&] {
     E const exec;
-    for (auto const& format : kmoe::quant_formats()) {
-      std::size_t const n = 37, k = 200, rows = 300;
+    // Whole units of k take another way for one row.
+    for (std::size_t i = 0; i < 2 * kmoe::quant_formats().size(); ++i) {
+      auto const& format = kmoe::quant_formats()[i / 2];
+      std::size_t const n = 37, k = i % 2 == 0 ? 200 : 192, rows = 70;
       auto const q = kmoe::copy_to(exec, quantized(format.scheme, 1, n, k, 3, 1, true));
       auto const x = kmoe::test::random_matrix<T, E>(rows, k, 5, kmoe::test::Values::normal);
       auto const run = [&](std::size_t begin, std::size_t end) {
@@ -210,7 +212,7 @@ TYPED_TEST(QuantizedGemm, bits_do_not_depend_on_the_other_rows) {
       };
       auto const all = run(0, rows);
       for (auto const& [begin, end] :
-           {std::pair<std::size_t, std::size_t>{0, 1}, {5, 6}, {7, 10}, {255, 300}, {299, 300}}) {
+           {std::pair<std::size_t, std::size_t>{0, 1}, {5, 6}, {7, 10}, {60, 70}, {69, 70}}) {
         auto const part = run(begin, end);
         EXPECT_EQ(std::memcmp(part.data(), all.data() + begin * n, part.size() * sizeof(T)), 0)
             << format.name << " rows " << begin << " to " << end;
