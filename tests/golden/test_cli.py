@@ -30,6 +30,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from test_quantize import check_quantize
+
 # Prints the exit code of every rank; the launcher itself would stop at the first one that is not 0.
 WRAPPER = """case ${PMIX_RANK:-${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}} in
 %s
@@ -516,58 +518,6 @@ def check_errors(program, folder, scratch, max_ranks):
     expect(left == [], f"failed runs left {left}")
 
 
-# What a format may cost a block's output, against the recorded one.
-FORMATS = {
-    "fp8_tensor": 0.1,
-    "fp8_channel": 0.1,
-    "fp8_block": 0.1,
-    "mxfp8": 0.12,
-    "mxfp4": 0.3,
-    "mxfp4_a8": 0.3,
-    "mxfp4_a4": 0.4,
-    "nvfp4": 0.25,
-    "nvfp4_a4": 0.3,
-    "int8": 0.03,
-    "int4": 0.25,
-    "int4_zero": 0.25,
-}
-
-
-def check_quantize(program, folder, scratch, ranks):
-    golden = folder / "golden.safetensors"
-
-    def quantize(model, out, kind):
-        return ["quantize", "--model", model, "--format", kind, "--out", out]
-
-    for kind, tolerance in FORMATS.items():
-        outs = [scratch / f"{kind}-{p}" for p in sorted({1, ranks})]
-        for p, out in zip(sorted({1, ranks}), outs):
-            text = program.ok(p, *quantize(folder, out, kind))
-            expect(f" as {kind} in " in text and "experts.0." in text, f"no report in {text}")
-        files = [{f.name: f.read_bytes() for f in out.iterdir()} for out in outs]
-        expect(all(f == files[0] for f in files), f"{kind}: other files with {ranks} ranks")
-        expect("config.json" in files[0], f"{kind}: no config.json")
-        errors = set()
-        for p in sorted({1, ranks}):
-            for dispatcher in ("standard", "all_to_all"):
-                text = program.ok(
-                    p, "verify", "--model", outs[0], "--golden", golden,
-                    "--tolerance", tolerance, "--dispatcher", dispatcher, "--split", "even",
-                )  # fmt: skip
-                errors.add(tuple(re.findall(r"error (\S+) tolerance", text)))
-        expect(len(errors) == 1, f"{kind}: errors differ: {errors}")
-        expect(all(float(e) > 1e-3 for e in errors.pop()), f"{kind}: is not quantized")
-    model = scratch / "mxfp4-1"
-    program.fails(4, "quantized already", 1, quantize(model, scratch / "x", "int8"))
-    program.fails(2, "own directory", ranks, quantize(folder, folder, "int8"))
-    program.fails(2, "--format", ranks, quantize(folder, scratch / "x", "int3"))
-    for payload, tolerance in (("fp8", 0.1), ("mxfp4", 0.3), ("nvfp4", 0.25)):
-        program.ok(
-            ranks, "verify", "--model", folder, "--golden", golden, "--split", "even",
-            "--tolerance", tolerance, "--payload", payload, "--combine", "bf16",
-        )  # fmt: skip
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--kmoe", required=True)
@@ -593,7 +543,7 @@ def main():
                         "identical": check_identical,
                         "files": check_files,
                         "errors": check_errors,
-                        "quantize": check_quantize,
+                        "quantize": lambda *a: check_quantize(expect, *a),
                     }[args.test](program, folder, Path(scratch), max_ranks)
             print(
                 f"ok      {folder.name}: {program.runs - runs} runs, "

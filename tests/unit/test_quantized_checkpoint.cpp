@@ -232,7 +232,8 @@ TEST(QuantizedCheckpoint, compressed_int4_by_hand) {
   auto files = dense_files();
   set_quantization(files, R"({"quant_method": "compressed-tensors", "format": "pack-quantized",
     "config_groups": {"group_0": {"input_activations": null, "targets": ["Linear"], "weights":
-      {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": false}}}})");
+      {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32,
+       "symmetric": false}}}})");
   replace_layers(files, "experts.", [&](std::string const& module, int rows, int cols) {
     int const words = (cols + 7) / 8, groups = (cols + 31) / 32;
     std::vector<std::uint32_t> packed(std::size_t(rows * words)),
