@@ -166,8 +166,7 @@ MlpPlan plan_experts(Finder& finder, TensorStore const& store, BlockNames const&
     plan.gate_up.extents = {count, 2 * i, h};
     plan.down.extents = {count, h, i};
   }
-  if (names.packed) {
-  } else if (form.per_expert()) {
+  if (!names.packed && form.per_expert()) {
     for (offset_t slot = 0; slot < count; ++slot) {
       index_t const e = experts[static_cast<std::size_t>(slot)];
       offset_t const out = slot * 2 * i * h;
@@ -175,7 +174,7 @@ MlpPlan plan_experts(Finder& finder, TensorStore const& store, BlockNames const&
       plan.gate_up.add(finder.find(names.expert(form.up, e), {i, h}), 0, i, h, out + i * h);
       plan.down.add(finder.find(names.expert(form.down, e), {h, i}), 0, h, i, slot * h * i);
     }
-  } else {
+  } else if (!names.packed) {
     plan_fused(finder, store, plan.gate_up, full(form.gate), form.transposed, config, experts);
     plan_fused(finder, store, plan.down, full(form.down), form.transposed, config, experts);
   }
