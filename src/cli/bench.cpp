@@ -96,6 +96,8 @@ MoeConfig make_config(BenchOptions const& bench, LayerOptions const& how) {
   config.router.renormalize = true;
   config.dispatcher = how.dispatcher;
   config.id_space = how.experts;
+  config.dispatch_payload = how.payload;
+  config.combine_payload = how.combine;
   config.workspace_limit_bytes = how.workspace_limit;
   return config;
 }

@@ -20,6 +20,7 @@ int verify(Communicator const& comm, Options const& options);
 int run(Communicator const& comm, Options const& options);
 int replay(Communicator const& comm, Options const& options);
 int bench(Communicator const& comm, Options const& options);
+int quantize(Communicator const& comm, Options const& options);
 int info(Communicator const& comm, Options const& options);
 
 /// Names and versions of kmoe, Kokkos and MPI.

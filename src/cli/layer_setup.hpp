@@ -68,6 +68,8 @@ MoeLayer<Space, T> build_layer(Space const& exec, Communicator const& comm,
   MoeConfig config = block.config;
   config.dispatcher = options.dispatcher;
   config.id_space = options.experts;
+  config.dispatch_payload = options.payload;
+  config.combine_payload = options.combine;
   config.token_layout = layout;
   config.workspace_limit_bytes = options.workspace_limit;
   auto const placement = make_placement(options, config, comm.size());

@@ -60,6 +60,8 @@ int execute(Communicator const& comm, std::vector<char*> const& own, std::vector
       return run(comm, options);
     case Command::replay:
       return replay(comm, options);
+    case Command::quantize:
+      return quantize(comm, options);
     case Command::bench:
       return bench(comm, options);
     default:

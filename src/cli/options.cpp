@@ -12,6 +12,7 @@
 
 #include <CLI/CLI.hpp>
 #include <kmoe/core/error.hpp>
+#include <kmoe/core/quantization.hpp>
 
 #include "cli/commands.hpp"
 
@@ -62,6 +63,11 @@ void add_layer_options(CLI::App& app, LayerOptions& options, std::string const& 
                  "Experts of each rank: contiguous, round_robin, or each expert's rank (\"0,1,0\")")
       ->capture_default_str()
       ->type_name("PLACEMENT");
+  add_enum(app, "--payload", options.payload,
+           {PayloadCode::element, PayloadCode::fp8, PayloadCode::mxfp4, PayloadCode::nvfp4},
+           "How tokens travel; all but element round them");
+  add_enum(app, "--combine", options.combine, {CombineCode::element, CombineCode::bf16},
+           "How results travel back");
   app.add_option("--workspace-limit", options.workspace_limit,
                  "Scratch memory per rank, e.g. 256MiB; does not change the result")
       ->transform(CLI::AsSizeValue(false).description(""))
@@ -177,6 +183,11 @@ Options parse_options(int argc, char const* const* argv) {
       ->required()
       ->type_name("FILE");
   verify.add_option("--layer", options.layer, "Only this layer")->type_name("N");
+  verify
+      .add_option("--tolerance", options.tolerance,
+                  "Largest relative error that passes. Default: 1e-5 with f32 and f64, else 2e-2")
+      ->check(CLI::NonNegativeNumber.description(""))
+      ->type_name("ERROR");
 
   auto& run = *app.add_subcommand("run", "Run one MoE layer on the tokens of a file");
   add_model(run, options.layer_options);
@@ -207,6 +218,23 @@ Options parse_options(int argc, char const* const* argv) {
   auto& bench = *app.add_subcommand("bench", "Measure a layer of random weights");
   add_bench_options(bench, options);
 
+  auto& quantize = *app.add_subcommand("quantize", "Write a checkpoint with quantized experts");
+  add_model(quantize, options.layer_options);
+  std::vector<std::string> formats;
+  for (auto const& format : quant_formats()) {
+    if (!format.scheme.fnuz()) formats.emplace_back(format.name);
+  }
+  quantize
+      .add_option("--format", options.format,
+                  "Format of the routed experts: " + CLI::detail::join(formats, ", "))
+      ->required()
+      ->check(CLI::IsMember(formats).description(""))
+      ->type_name("NAME");
+  quantize.add_option("--out", options.output, "Folder of the new checkpoint")
+      ->required()
+      ->type_name("DIR");
+  quantize.add_flag("--quiet", options.quiet, "Print only the last line of the report");
+
   auto& info = *app.add_subcommand("info", "Show versions, devices, MPI and environment variables");
   info.add_flag("--json", options.json, "As JSON");
 
@@ -224,11 +252,12 @@ Options parse_options(int argc, char const* const* argv) {
   } catch (CLI::ParseError const& error) {
     throw InvalidArgument(std::string(error.what()) + "; see kmoe --help");
   }
-  options.command = verify.parsed()   ? Command::verify
-                    : run.parsed()    ? Command::run
-                    : replay.parsed() ? Command::replay
-                    : bench.parsed()  ? Command::bench
-                                      : Command::info;
+  options.command = verify.parsed()     ? Command::verify
+                    : run.parsed()      ? Command::run
+                    : replay.parsed()   ? Command::replay
+                    : bench.parsed()    ? Command::bench
+                    : quantize.parsed() ? Command::quantize
+                                        : Command::info;
   if (bench.parsed()) complete_sizes(options.bench);
   return options;
 }
@@ -247,9 +276,13 @@ std::string to_string(Options const& options) {
   add("--experts", to_string(layer.experts));
   add("--split", layer.split);
   add("--placement", layer.placement);
+  add("--payload", to_string(layer.payload));
+  add("--combine", to_string(layer.combine));
   add("--workspace-limit", std::to_string(layer.workspace_limit));
   add("--layer", options.layer ? std::to_string(*options.layer) : "");
   add("--golden", options.golden);
+  add("--tolerance", options.tolerance ? std::to_string(*options.tolerance) : "");
+  add("--format", options.format);
   add("--input", options.input);
   add("--output", options.output);
   add("--tensor", options.tensor);

@@ -17,7 +17,7 @@
 
 namespace kmoe::cli {
 
-enum class Command { verify, run, replay, bench, info, print };
+enum class Command { verify, run, replay, bench, quantize, info, print };
 
 /// How a layer is run; the same for `verify`, `run` and `bench`.
 struct LayerOptions {
@@ -27,6 +27,8 @@ struct LayerOptions {
   IdSpace experts = IdSpace::local;
   std::string split;  ///< "even", "replicated", "10,0,43"; empty = the command's default
   std::string placement = "contiguous";  ///< or "round_robin" or "0,1,0,..."
+  PayloadCode payload = PayloadCode::element;
+  CombineCode combine = CombineCode::element;
   std::size_t workspace_limit = MoeConfig().workspace_limit_bytes;
 };
 
@@ -47,6 +49,9 @@ struct Options {
   std::optional<int> layer;
 
   std::string golden;  ///< verify
+  std::optional<double> tolerance;
+
+  std::string format;  ///< quantize; its directory is `output`
 
   std::string input;  ///< run; report, plot, quiet and color also of replay
   std::string output;

@@ -200,7 +200,8 @@ int verify(Communicator const& comm, Options const& options) {
   auto const checkpoint = open_checkpoint(comm, how.model);
   std::vector<GoldenPair> pairs;
   agree(comm, [&] { pairs = open_pairs(checkpoint, options); });
-  double const tolerance = how.dtype == DataType::f32 || how.dtype == DataType::f64 ? 1e-5 : 2e-2;
+  double const tolerance = options.tolerance.value_or(
+      how.dtype == DataType::f32 || how.dtype == DataType::f64 ? 1e-5 : 2e-2);
   bool all_passed = true;
   for (auto const& pair : pairs) {
     auto const split =

@@ -35,6 +35,10 @@ inline constexpr std::array names<IdSpace>{"local"sv, "masked"sv};
 template <>
 inline constexpr std::array names<TokenLayout>{"replicated"sv, "data_parallel"sv};
 template <>
+inline constexpr std::array names<PayloadCode>{"element"sv, "fp8"sv, "mxfp4"sv, "nvfp4"sv};
+template <>
+inline constexpr std::array names<CombineCode>{"element"sv, "bf16"sv};
+template <>
 inline constexpr std::array names<DataType>{"f64"sv, "f32"sv, "bf16"sv, "f16"sv};
 
 template <class Enum>
@@ -73,6 +77,8 @@ void for_each_field(MoeConfig const& c, Visit&& visit) {
   visit("dispatcher", c.dispatcher);
   visit("id_space", c.id_space);
   visit("token_layout", c.token_layout);
+  visit("dispatch_payload", c.dispatch_payload);
+  visit("combine_payload", c.combine_payload);
   visit("no_combine", c.no_combine);
   visit("workspace_limit_bytes", c.workspace_limit_bytes);
 }
@@ -175,6 +181,8 @@ void validate(MoeConfig const& config) {
           "must be false without a shared expert", config.shared_expert_gate);
   require(!config.no_combine || config.shared_intermediate_size == 0, "no_combine",
           "must be false with a shared expert, which has no slot of its own", config.no_combine);
+  require(!config.no_combine || config.combine_payload == CombineCode::element, "combine_payload",
+          "must be element with no_combine", config.combine_payload);
   require(config.dispatcher != DispatcherKind::all_to_all ||
               config.token_layout == TokenLayout::data_parallel,
           "token_layout", "must be data_parallel with dispatcher all_to_all", config.token_layout);
@@ -208,6 +216,8 @@ KMOE_ENUM_NAMES(GateUpLayout)
 KMOE_ENUM_NAMES(DispatcherKind)
 KMOE_ENUM_NAMES(IdSpace)
 KMOE_ENUM_NAMES(TokenLayout)
+KMOE_ENUM_NAMES(PayloadCode)
+KMOE_ENUM_NAMES(CombineCode)
 KMOE_ENUM_NAMES(DataType)
 #undef KMOE_ENUM_NAMES
 

@@ -4,6 +4,7 @@
 // Kernels without intrinsics, for processors that have no kernels of their own.
 
 #include "device/panel_kernel.hpp"
+#include "device/quant_kernel.hpp"
 
 namespace kmoe::device {
 namespace {
@@ -43,5 +44,7 @@ constinit HostKernel const portable_kernels[4] = {
     make_kernel<Simd, DirectFormat<Simd, float>>(Isa::portable),
     make_kernel<Simd, WideBfloat<Simd>>(Isa::portable),
     make_kernel<Simd, WideHalf<Simd>>(Isa::portable)};
+
+constinit QuantKernel const portable_quant_kernel = make_quant_kernel<Simd>(Isa::portable);
 
 }  // namespace kmoe::device

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "device/panel_kernel.hpp"
+#include "device/quant_kernel.hpp"
 
 namespace kmoe::device {
 namespace {
@@ -32,5 +33,7 @@ constinit HostKernel const avx2_kernels[4] = {
     make_kernel<Simd, DirectFormat<Simd, double>>(Isa::avx2),
     make_kernel<Simd, DirectFormat<Simd, float>>(Isa::avx2),
     make_kernel<Simd, WideBfloat<Simd>>(Isa::avx2), make_kernel<Simd, WideHalf<Simd>>(Isa::avx2)};
+
+constinit QuantKernel const avx2_quant_kernel = make_quant_kernel<Simd>(Isa::avx2);
 
 }  // namespace kmoe::device

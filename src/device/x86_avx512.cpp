@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "device/panel_kernel.hpp"
+#include "device/quant_kernel.hpp"
 
 namespace kmoe::device {
 namespace {
@@ -33,5 +34,7 @@ constinit HostKernel const avx512_kernels[4] = {
     make_kernel<Simd, DirectFormat<Simd, float>>(Isa::avx512),
     make_kernel<Simd, WideBfloat<Simd>>(Isa::avx512),
     make_kernel<Simd, WideHalf<Simd>>(Isa::avx512)};
+
+constinit QuantKernel const avx512_quant_kernel = make_quant_kernel<Simd>(Isa::avx512);
 
 }  // namespace kmoe::device

@@ -53,6 +53,16 @@ void Exchange<E, T>::bind(Workspace<E>& ws, DispatchShape const& shape) {
   rank_of_ = ws.template vector<index_t>(static_cast<std::size_t>(shape.config.num_experts));
   home_offsets_ = ws.template vector<offset_t>(static_cast<std::size_t>(shape.num_ranks) + 1);
   tokens_at_.bind(ws, shape.num_ranks);
+  bool const moving = several() && !replicated();
+  if (quantizes()) {
+    auto const words = static_cast<std::size_t>(payload().words());
+    own_messages_ = ws.template matrix<Word>(static_cast<std::size_t>(shape.max_tokens), words);
+    bool const packs = moving && shape.config.dispatcher == DispatcherKind::all_to_all;
+    token_messages_out_ =
+        ws.template matrix<Word>(packs ? static_cast<std::size_t>(sizes.sent) : 0, words);
+    token_messages_in_ = ws.template matrix<Word>(moving ? dispatched : 0, words);
+  }
+  if (quantizes() || moving) tokens_ = ws.template matrix<T>(dispatched, width);
   if (!several()) return;
 
   ids_ = ws.template matrix<index_t>(dispatched, slots);
@@ -63,19 +73,22 @@ void Exchange<E, T>::bind(Workspace<E>& ws, DispatchShape const& shape) {
   rows_sent_.bind(ws, shape.num_ranks);
   rows_received_.bind(ws, shape.num_ranks);
   // Not from size(): that of a null View, which a counting workspace hands out, is 0.
-  std::size_t const row_bytes = width * sizeof(T);
-  std::size_t send_bytes = static_cast<std::size_t>(sizes.rows_sent) * row_bytes;
-  std::size_t recv_bytes = static_cast<std::size_t>(sizes.rows_received) * row_bytes;
+  if (narrows()) {
+    narrow_out_ = ws.template matrix<bfloat16>(static_cast<std::size_t>(sizes.rows_sent), width);
+    narrow_in_ = ws.template matrix<bfloat16>(static_cast<std::size_t>(sizes.rows_received), width);
+  }
+  std::size_t send_bytes = static_cast<std::size_t>(sizes.rows_sent) * row_bytes();
+  std::size_t recv_bytes = static_cast<std::size_t>(sizes.rows_received) * row_bytes();
   if (replicated()) {
     auto const home = static_cast<std::size_t>(sizes.home_y);
     auto const rows_per_token = static_cast<std::size_t>(y_rows());
     home_y_ = ws.template matrix<T>(home * rows_per_token, width);
-    send_bytes = std::max(send_bytes, home * rows_per_token * row_bytes);
-    recv_bytes = std::max(recv_bytes, dispatched * rows_per_token * row_bytes);
+    std::size_t const y_bytes = width * sizeof(T);
+    send_bytes = std::max(send_bytes, home * rows_per_token * y_bytes);
+    recv_bytes = std::max(recv_bytes, dispatched * rows_per_token * y_bytes);
   } else {
     auto const sent = static_cast<std::size_t>(sizes.sent);
-    std::size_t const token_bytes = std::max(row_bytes, slots * sizeof(Slot));
-    tokens_ = ws.template matrix<T>(dispatched, width);
+    std::size_t const largest = std::max(token_bytes(), slots * sizeof(Slot));
     weights_ = ws.template matrix<float>(dispatched, slots);
     slots_out_ = ws.template matrix<Slot>(sent, slots);
     slots_in_ = ws.template matrix<Slot>(dispatched, slots);
@@ -83,8 +96,8 @@ void Exchange<E, T>::bind(Workspace<E>& ws, DispatchShape const& shape) {
       destinations_.bind(ws, shape.max_tokens, num_slots(), shape.num_ranks);
       tokens_sent_.bind(ws, shape.num_ranks);
     }
-    send_bytes = std::max(send_bytes, sent * token_bytes);
-    recv_bytes = std::max(recv_bytes, dispatched * token_bytes);
+    send_bytes = std::max(send_bytes, sent * largest);
+    recv_bytes = std::max(recv_bytes, dispatched * largest);
   }
   wire_.bind(ws, shape.stage_through_host, send_bytes, recv_bytes);
 }
@@ -112,9 +125,14 @@ auto Exchange<E, T>::keep(E const& exec, DispatchInput<E, T> const& input) -> Di
   at.difference_offsets();
   auto const begin = static_cast<index_t>(at.offsets(owner_.self));
   set_home(exec, input, begin, static_cast<index_t>(at.counts(owner_.self)), begin);
+  auto x = input.x;
+  if (quantizes()) {
+    decode(exec, encode(exec, x), x.extent(0));
+    x = row_range(tokens_, 0, x.extent(0));
+  }
   // A rank that hosts everything numbers the experts by their ids.
-  if (!several()) return {input.x, input.routing.topk_ids, input.routing.topk_weights};
-  auto dispatched = resolve(exec, input.x);
+  if (!several()) return {x, input.routing.topk_ids, input.routing.topk_weights};
+  auto dispatched = resolve(exec, x);
   dispatched.weights = input.routing.topk_weights;
   return dispatched;
 }
@@ -131,7 +149,13 @@ auto Exchange<E, T>::gather(E const& exec, DispatchInput<E, T> const& input,
   Kokkos::parallel_for(
       "kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens),
       PackSlots<E>{input.routing.topk_ids, input.routing.topk_weights, {}, slots_out_});
-  wire_.all_gather(exec, comm_, input.x.data(), tokens_.data(), tokens_at_, hidden());
+  if (quantizes()) {
+    auto const own = encode(exec, input.x);
+    wire_.all_gather(exec, comm_, own.data(), token_messages_in_.data(), tokens_at_, own.extent(1));
+    decode(exec, token_messages_in_, static_cast<std::size_t>(tokens_at_.total()));
+  } else {
+    wire_.all_gather(exec, comm_, input.x.data(), tokens_.data(), tokens_at_, hidden());
+  }
   wire_.all_gather(exec, comm_, slots_out_.data(), slots_in_.data(), tokens_at_, num_slots());
 
   statistics.tokens_sent = tokens * (shape_.num_ranks - 1);
@@ -160,17 +184,30 @@ auto Exchange<E, T>::scatter(E const& exec, DispatchInput<E, T> const& input,
   set_home(exec, input, 0, tokens, static_cast<index_t>(first));
 
   // Nothing travels from a rank to itself: its place among the received tokens is left free.
-  auto const packed = row_range(message_out_, 0, static_cast<std::size_t>(tokens_sent_.total()));
-  permute<E, T>(exec, input.x, destinations_, packed);
+  auto const sent = static_cast<std::size_t>(tokens_sent_.total());
+  auto const end = static_cast<std::size_t>(first + tokens);
   Kokkos::parallel_for("kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens_sent_.total()),
                        PackSlots<E>{ids, weights, destinations_.slot_of_row, slots_out_});
   own = 0;
-  wire_.all_to_all(exec, comm_, packed.data(), tokens_sent_, tokens_.data(), tokens_at_, hidden());
+  if (quantizes()) {
+    auto const messages = encode(exec, input.x);
+    auto const packed = row_range(token_messages_out_, 0, sent);
+    permute<E, Word>(exec, messages, destinations_, packed);
+    wire_.all_to_all(exec, comm_, packed.data(), tokens_sent_, token_messages_in_.data(),
+                     tokens_at_, messages.extent(1));
+    Kokkos::deep_copy(exec, row_range(token_messages_in_, static_cast<std::size_t>(first), end),
+                      messages);
+    decode(exec, token_messages_in_, static_cast<std::size_t>(tokens_at_.total()));
+  } else {
+    auto const packed = row_range(message_out_, 0, sent);
+    permute<E, T>(exec, input.x, destinations_, packed);
+    wire_.all_to_all(exec, comm_, packed.data(), tokens_sent_, tokens_.data(), tokens_at_,
+                     hidden());
+    Kokkos::deep_copy(exec, row_range(tokens_, static_cast<std::size_t>(first), end), input.x);
+  }
   wire_.all_to_all(exec, comm_, slots_out_.data(), tokens_sent_, slots_in_.data(), tokens_at_,
                    num_slots());
   own = tokens;
-  auto const end = static_cast<std::size_t>(first + tokens);
-  Kokkos::deep_copy(exec, row_range(tokens_, static_cast<std::size_t>(first), end), input.x);
   Kokkos::parallel_for(
       "kmoe::dispatch::pack_slots", ForEach<E>(exec, 0, tokens),
       PackSlots<E>{ids, weights, {}, row_range(slots_in_, static_cast<std::size_t>(first), end)});
@@ -178,6 +215,28 @@ auto Exchange<E, T>::scatter(E const& exec, DispatchInput<E, T> const& input,
   statistics.tokens_sent = tokens_sent_.total();
   statistics.tokens_received = tokens_at_.total() - tokens;
   return resolve(exec, tokens_);
+}
+
+template <ExecutionSpace E, Element T>
+Matrix<Word, E> Exchange<E, T>::encode(E const& exec, Matrix<T const, E> const& x) {
+  auto const messages = row_range(own_messages_, 0, x.extent(0));
+  using Encode = EncodeTokens<E, T>;
+  if (x.extent(0) != 0) {
+    constexpr int threads = on_host<E> ? 1 : 128;
+    Kokkos::parallel_for("kmoe::dispatch::encode_tokens",
+                         typename Encode::Policy(exec, static_cast<int>(x.extent(0)), threads),
+                         Encode{payload(), x, messages});
+  }
+  return messages;
+}
+
+template <ExecutionSpace E, Element T>
+void Exchange<E, T>::decode(E const& exec, Matrix<Word const, E> const& messages,
+                            std::size_t count) {
+  using Decode = DecodeTokens<E, T>;
+  auto const items = static_cast<offset_t>(count) * Decode::steps(hidden());
+  Kokkos::parallel_for("kmoe::dispatch::decode_tokens", ForEach<E>(exec, 0, items),
+                       Decode{payload(), messages, tokens_});
 }
 
 template <ExecutionSpace E, Element T>
@@ -216,12 +275,12 @@ auto Exchange<E, T>::resolve(E const& exec, Matrix<T const, E> const& x) -> Disp
 template <ExecutionSpace E, Element T>
 void Exchange<E, T>::combine(E const& exec, CombineInput<E, T> const& input, InMatrix<T, E> addend,
                              Matrix<T, E> const& y, DispatchStatistics& statistics) {
-  offset_t const row_bytes = offset_t{hidden()} * static_cast<offset_t>(sizeof(T));
-  offset_t const token_bytes = row_bytes + num_slots() * static_cast<offset_t>(sizeof(Slot));
-  statistics.bytes_sent = statistics.tokens_sent * token_bytes;
+  auto const bytes = [](std::size_t n) { return static_cast<offset_t>(n); };
+  statistics.bytes_sent =
+      statistics.tokens_sent * (bytes(token_bytes()) + num_slots() * bytes(sizeof(Slot)));
   if (several()) {
     return_rows(exec, input);
-    statistics.bytes_sent += rows_sent_.total() * row_bytes;
+    statistics.bytes_sent += rows_sent_.total() * bytes(row_bytes());
   }
   offset_t const begin = offset_t{home_begin_} * hidden();
   T const* const home_addend = addend.extent(0) == 0 ? nullptr : addend.data() + begin;
@@ -232,7 +291,8 @@ void Exchange<E, T>::combine(E const& exec, CombineInput<E, T> const& input, InM
   add_at_home(exec, input, home_addend, home_y_.data());
   wire_.all_gather(exec, comm_, home_y_.data(), y.data(), tokens_at_,
                    static_cast<std::size_t>(hidden()) * static_cast<std::size_t>(y_rows()));
-  statistics.bytes_sent += home_count_ * (shape_.num_ranks - 1) * y_rows() * row_bytes;
+  statistics.bytes_sent +=
+      home_count_ * (shape_.num_ranks - 1) * y_rows() * hidden() * bytes(sizeof(T));
 }
 
 template <ExecutionSpace E, Element T>
@@ -250,8 +310,18 @@ void Exchange<E, T>::return_rows(E const& exec, CombineInput<E, T> const& input)
                                 from, to, tiles});
   };
   with_tile_width<E>(hidden(), gather, from, to);
-  wire_.all_to_all(exec, comm_, message_out_.data(), rows_sent_, message_in_.data(), rows_received_,
+  if (!narrows()) {
+    wire_.all_to_all(exec, comm_, message_out_.data(), rows_sent_, message_in_.data(),
+                     rows_received_, hidden());
+    return;
+  }
+  Kokkos::parallel_for("kmoe::combine::narrow", ForEach<E>(exec, 0, rows_sent_.total() * hidden()),
+                       ConvertElements<E, T, bfloat16>{message_out_.data(), narrow_out_.data()});
+  wire_.all_to_all(exec, comm_, narrow_out_.data(), rows_sent_, narrow_in_.data(), rows_received_,
                    hidden());
+  Kokkos::parallel_for("kmoe::combine::widen",
+                       ForEach<E>(exec, 0, rows_received_.total() * hidden()),
+                       ConvertElements<E, bfloat16, T>{narrow_in_.data(), message_in_.data()});
 }
 
 template <ExecutionSpace E, Element T>
@@ -279,8 +349,9 @@ void Exchange<E, T>::add_at_home(E const& exec, CombineInput<E, T> const& input,
       device::dependent_for(exec, "kmoe::combine::place_rows", items * num_slots(),
                             PlaceRows<E, T, Width>{source, num_slots(), sums, tiles});
     } else {
-      device::dependent_for(exec, "kmoe::combine::add_rows", items,
-                            AddRows<E, T, Width>{source, num_slots(), weights, added, sums, tiles});
+      device::dependent_for(
+          exec, "kmoe::combine::add_rows", items,
+          AddRows<E, T, Width>{source, num_slots(), weights, added, sums, narrows(), tiles});
     }
   };
   with_tile_width<E>(hidden(), launch, source.arrived, source.rows, source.x, added, sums);

@@ -13,6 +13,7 @@
 
 #include <kmoe/dispatch/dispatcher.hpp>
 
+#include "dispatch/payload.hpp"
 #include "dispatch/slot_kernels.hpp"
 #include "dispatch/wire.hpp"
 
@@ -54,6 +55,25 @@ class Exchange {
   [[nodiscard]] bool replicated() const {
     return shape_.config.token_layout == TokenLayout::replicated;
   }
+  /// Tokens are rounded on their way.
+  [[nodiscard]] bool quantizes() const {
+    return shape_.config.dispatch_payload != PayloadCode::element;
+  }
+  [[nodiscard]] Payload payload() const {
+    return {shape_.config.dispatch_payload, shape_.config.hidden_size};
+  }
+  /// The experts' rows travel as bfloat16.
+  [[nodiscard]] bool narrows() const {
+    return sizeof(T) > 2 && shape_.config.combine_payload == CombineCode::bf16;
+  }
+  /// Bytes of a token and of a row in messages.
+  [[nodiscard]] std::size_t token_bytes() const {
+    return quantizes() ? static_cast<std::size_t>(payload().words()) * sizeof(Word)
+                       : static_cast<std::size_t>(hidden()) * sizeof(T);
+  }
+  [[nodiscard]] std::size_t row_bytes() const {
+    return static_cast<std::size_t>(hidden()) * (narrows() ? sizeof(bfloat16) : sizeof(T));
+  }
   [[nodiscard]] index_t num_slots() const { return shape_.config.slots_per_token(); }
   [[nodiscard]] index_t hidden() const { return shape_.config.hidden_size; }
   /// Rows of y per token.
@@ -64,6 +84,10 @@ class Exchange {
                 index_t first);
   /// With several ranks.
   Dispatched resolve(E const& exec, Matrix<T const, E> const& x);
+  /// own_messages_ = x
+  Matrix<Word, E> encode(E const& exec, Matrix<T const, E> const& x);
+  /// tokens_[0 .. count) = messages
+  void decode(E const& exec, Matrix<Word const, E> const& messages, std::size_t count);
   void return_rows(E const& exec, CombineInput<E, T> const& input);
   void add_at_home(E const& exec, CombineInput<E, T> const& input, T const* addend, T* y) const;
 
@@ -75,7 +99,7 @@ class Exchange {
   Vector<index_t, E> rank_of_;        // [E]
   Vector<offset_t, E> home_offsets_;  // [P + 1]
   // Data-parallel tokens on several ranks.
-  Matrix<T, E> tokens_;          // [N, H]
+  Matrix<T, E> tokens_;          // [N, H]; quantized ones also of one rank
   Matrix<float, E> weights_;     // [N, K]
   Matrix<Slot, E> slots_out_;    // [tokens sent, K]
   Matrix<Slot, E> slots_in_;     // [N, K]
@@ -86,7 +110,10 @@ class Exchange {
   Permutation<E> incoming_;   // slots at home whose rows come from another rank, by that rank
   Matrix<T, E> message_out_;  // rows going home; before that, all-to-all: tokens going out
   Matrix<T, E> message_in_;   // rows coming home
-  Matrix<T, E> home_y_;       // replicated: y of the tokens at home
+  // Quantized tokens: of this rank, by the rank they go to (all-to-all), and what came.
+  Matrix<Word, E> own_messages_, token_messages_out_, token_messages_in_;
+  Matrix<bfloat16, E> narrow_out_, narrow_in_;  // narrow rows
+  Matrix<T, E> home_y_;                         // replicated: y of the tokens at home
   RankRows<E> tokens_sent_, tokens_at_, rows_sent_, rows_received_;
   Wire<E> wire_;
 

@@ -62,14 +62,16 @@ struct Itself {
   KOKKOS_INLINE_FUNCTION A operator()(A value) const { return value; }
 };
 
-/// What a slot adds: its row, or weight * x rounded to T.
+/// What a slot adds: its row (rounded to bfloat16 if rows travel so), or weight * x rounded to T.
 template <Element T>
 struct Contribution {
   using A = accumulate_t<T>;
   A weight;
   bool zero_expert;
+  bool rounds;
   KOKKOS_INLINE_FUNCTION A operator()(A value) const {
-    return zero_expert ? static_cast<A>(static_cast<T>(weight * value)) : value;
+    if (zero_expert) return static_cast<A>(static_cast<T>(weight * value));
+    return rounds ? static_cast<A>(bfloat16(value)) : value;
   }
 };
 
@@ -81,6 +83,7 @@ struct AddRows {
   float const* weights;
   Rows<T const> addend;  // null = none
   Rows<T> y;
+  bool rounds;
   Tiles<Width> tiles;
 
   KOKKOS_INLINE_FUNCTION void operator()(offset_t item) const {
@@ -90,7 +93,7 @@ struct AddRows {
     offset_t const first = token * num_slots;
     auto const row_of = [&](index_t k) { return source(first + k, token, begin); };
     T const* const last = addend.data == nullptr ? nullptr : addend.at(token, begin);
-    if (source.num_zero == 0) {
+    if (source.num_zero == 0 && !rounds) {
       add_tile<E, Width, T>(
           num_slots, row_of, [](index_t) { return Itself<A>(); }, last, y.at(token, begin),
           tiles.size(begin));
@@ -98,7 +101,8 @@ struct AddRows {
     }
     auto const term_of = [&](index_t k) {
       bool const zero_expert = source.is_zero_expert(first + k);
-      return Contribution<T>{zero_expert ? static_cast<A>(weights[first + k]) : A(1), zero_expert};
+      return Contribution<T>{zero_expert ? static_cast<A>(weights[first + k]) : A(1), zero_expert,
+                             rounds};
     };
     add_tile<E, Width, T>(num_slots, row_of, term_of, last, y.at(token, begin), tiles.size(begin));
   }

@@ -4,11 +4,13 @@
 #include <kmoe/experts/expert_mlp.hpp>
 
 #include <algorithm>
+#include <string>
 
 #include <kmoe/core/error.hpp>
 
 #include "gemm/device_gemm.hpp"
 #include "gemm/host_gemm.hpp"
+#include "gemm/quantized_gemm.hpp"
 #include "instantiate.hpp"
 #include "permute/check_permutation.hpp"
 
@@ -23,24 +25,6 @@ offset_t window_rows(index_t intermediate_size, offset_t max_rows) {
   constexpr offset_t window_bytes = offset_t{32} << 20, fewest = 256, most = 16384;
   offset_t const row_bytes = std::max<offset_t>(1, intermediate_size) * offset_t{sizeof(T)};
   return std::min(max_rows, std::clamp(window_bytes / row_bytes, fewest, most));
-}
-
-device::Epilogue epilogue_of(Activation activation) {
-  switch (activation) {
-    case Activation::silu:
-      return device::Epilogue::silu;
-    case Activation::gelu_erf:
-      return device::Epilogue::gelu_erf;
-    case Activation::gelu_tanh:
-      return device::Epilogue::gelu_tanh;
-    case Activation::relu:
-      return device::Epilogue::relu;
-    case Activation::relu2:
-      return device::Epilogue::relu2;
-    case Activation::swiglu_oai:
-      break;
-  }
-  return device::Epilogue::swiglu_oai;
 }
 
 template <ExecutionSpace E, Element T>
@@ -70,6 +54,34 @@ detail::DeviceGemm<T> device_gemm(PackedWeights<E, T> const& weights) {
   return g;
 }
 
+template <ExecutionSpace E, Element T>
+void check_quantized(char const* function, ExpertWeights<E, T> const& weights) {
+  auto const& up = weights.quantized_gate_up;
+  auto const& down = weights.quantized_down;
+  validate(function, "gate_up", up);
+  validate(function, "down", down);
+  if (!(up.scheme == down.scheme)) {
+    throw InvalidArgument(std::string(function) + ": down must have the scheme of gate_up, " +
+                          to_string(up.scheme) + ", found " + to_string(down.scheme));
+  }
+  detail::expect_extent(function, "down's experts must equal gate_up's,", up.num_experts(),
+                        down.num_experts(), down.codes.label());
+  if (up.num_experts() == 0) return;
+  detail::expect_extent(function, "down's rows must equal gate_up's columns = hidden_size",
+                        up.columns, down.rows(), down.codes.label());
+  detail::expect_extent(function, "gate_up's rows must equal the gates and ups of down's columns =",
+                        offset_t{down.columns} * (weights.gated() ? 2 : 1), up.rows(),
+                        up.codes.label());
+  auto const check_bias = [&](char const* rule, auto const& bias, index_t columns) {
+    if (bias.extent(0) == 0) return;
+    detail::expect_extent(function, rule, columns, bias.extent(1), bias.label());
+    detail::expect_extent(function, "bias.extent(0) must equal the experts,", up.num_experts(),
+                          bias.extent(0), bias.label());
+  };
+  check_bias("gate_up_bias.extent(1) must equal gate_up's rows,", weights.gate_up_bias, up.rows());
+  check_bias("down_bias.extent(1) must equal down's rows,", weights.down_bias, down.rows());
+}
+
 template <ExecutionSpace E>
 void fill_dense_offsets(E const& exec, Vector<offset_t, E> const& offsets, offset_t rows) {
   Kokkos::parallel_for(
@@ -84,6 +96,22 @@ ExpertMlp<E, T>::ExpertMlp(E const& exec, ExpertWeights<E, T> const& weights,
                            ExpertOptions const& options)
     : options_(options) {
   constexpr char const* function = "kmoe::ExpertMlp";
+  if (options.activation == Activation::swiglu_oai && !weights.gated()) {
+    throw InvalidArgument("kmoe::ExpertMlp: swiglu_oai needs gated weights, found layout plain");
+  }
+  auto const groups = static_cast<std::size_t>(weights.num_experts());
+  if constexpr (detail::uses_host_kernels<E>) {
+    block_offsets_ = Vector<offset_t, E>(
+        Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::block_offsets"), groups + 2);
+  }
+  dense_offsets_ = Vector<offset_t, E>(
+      Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::dense_offsets"), 2);
+  if (weights.quantized()) {
+    check_quantized(function, weights);
+    quantized_ = {weights.quantized_gate_up, weights.quantized_down, weights.gate_up_bias,
+                  weights.down_bias, weights.layout};
+    return;
+  }
   auto const& up = weights.gate_up;
   auto const& down = weights.down;
   detail::expect_extent(function, "down.extent(0) must equal gate_up.extent(0) =", up.extent(0),
@@ -96,32 +124,31 @@ ExpertMlp<E, T>::ExpertMlp(E const& exec, ExpertWeights<E, T> const& weights,
                           static_cast<long long>(down.extent(2)) * (weights.gated() ? 2 : 1),
                           up.extent(1), up.label());
   }
-  if (options.activation == Activation::swiglu_oai && !weights.gated()) {
-    throw InvalidArgument("kmoe::ExpertMlp: swiglu_oai needs gated weights, found layout plain");
-  }
   gate_up_ = PackedWeights<E, T>(exec, up, weights.layout, weights.gate_up_bias);
   down_ = PackedWeights<E, T>(exec, down, GateUpLayout::plain, weights.down_bias);
-  auto const groups = static_cast<std::size_t>(weights.num_experts());
-  if constexpr (detail::uses_host_kernels<E>) {
-    block_offsets_ = Vector<offset_t, E>(
-        Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::block_offsets"), groups + 2);
-  }
-  dense_offsets_ = Vector<offset_t, E>(
-      Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::dense_offsets"), 2);
 }
 
 template <ExecutionSpace E, Element T>
 std::size_t ExpertMlp<E, T>::weight_bytes() const {
-  return gate_up_.bytes() + down_.bytes() +
+  auto const biases = quantized_.gate_up_bias.size() + quantized_.down_bias.size();
+  return gate_up_.bytes() + down_.bytes() + quantized_.gate_up.bytes() + quantized_.down.bytes() +
+         biases * sizeof(accumulate_t<T>) +
          (block_offsets_.size() + dense_offsets_.size()) * sizeof(offset_t);
 }
 
 template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hidden_size,
-                                    index_t intermediate_size, offset_t rows) {
+                                    index_t intermediate_size, offset_t rows,
+                                    QuantScheme const& scheme) {
   max_rows = rows;
   offset_t const window = window_rows<E, T>(intermediate_size, rows);
   intermediate = ws.template matrix<T>(window, intermediate_size);
+  if (scheme.quantized()) {
+    workers = ws.template vector<std::byte>(
+        std::max(detail::quantized_scratch_bytes<E, T>(exec, scheme, hidden_size, window),
+                 detail::quantized_scratch_bytes<E, T>(exec, scheme, intermediate_size, window)));
+    return;
+  }
   if constexpr (detail::uses_host_kernels<E>) {
     if (window == 0) return;
     auto const& kernel = detail::host_kernel_of<T>();
@@ -138,13 +165,14 @@ void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hid
 
 template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::bind(E const& exec, Workspace<E>& ws, offset_t max_rows) {
-  scratch_.bind(exec, ws, down_.num_columns(), down_.k(), max_rows);
+  scratch_.bind(exec, ws, hidden_size(), intermediate_size(), max_rows, quantized_.gate_up.scheme);
 }
 
 template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::bind_shape(E const& exec, Workspace<E>& ws, index_t hidden_size,
-                                 index_t intermediate_size, bool /*gated*/, offset_t max_rows) {
-  Scratch{}.bind(exec, ws, hidden_size, intermediate_size, max_rows);
+                                 index_t intermediate_size, bool /*gated*/, offset_t max_rows,
+                                 QuantScheme const& scheme) {
+  Scratch{}.bind(exec, ws, hidden_size, intermediate_size, max_rows, scheme);
 }
 
 template <ExecutionSpace E, Element T>
@@ -155,6 +183,11 @@ bool ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
   offset_t const window = scratch_.intermediate.extent(0);
   bool const on_input = options_.router_weight_on_input;
   float const* const weight_data = weights.extent(0) == 0 ? nullptr : weights.data();
+  if (quantized()) {
+    if (stages.ids != nullptr || stages.y != nullptr) return false;
+    run_quantized(exec, x, offsets, slot_of_row, slots_per_token, num_rows, weight_data, rows);
+    return true;
+  }
   if constexpr (detail::uses_host_kernels<E>) {
     auto first = host_gemm(gate_up_), second = host_gemm(down_);
     for (auto* g : {&first, &second}) {
@@ -169,7 +202,7 @@ bool ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
     first.x_stride = x.extent(1);
     first.slots_per_row = slots_per_token;
     first.input_weights = on_input ? weight_data : nullptr;
-    first.epilogue = epilogue_of(options_.activation);
+    first.epilogue = detail::epilogue_of(options_.activation);
     first.alpha = options_.swiglu_alpha;
     first.limit = options_.swiglu_limit;
     first.out = scratch_.intermediate.data();
@@ -205,6 +238,49 @@ bool ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
     second.out = rows.data();
     first.row_end = second.row_end = num_rows;
     return detail::device_mlp<E, T>(exec, first, second, scratch_.counters.data(), stages);
+  }
+}
+
+template <ExecutionSpace E, Element T>
+void ExpertMlp<E, T>::run_quantized(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
+                                    InVector<index_t, E> slot_of_row, index_t slots_per_token,
+                                    offset_t num_rows, float const* weights,
+                                    Matrix<T, E> const& rows) const {
+  auto const& [gate_up, down, gate_up_bias, down_bias, layout] = quantized_;
+  offset_t const window = std::max<offset_t>(1, scratch_.intermediate.extent(0));
+  detail::DeviceGemm<T> first, second;
+  for (auto* g : {&first, &second}) {
+    g->groups = num_experts();
+    g->offsets = offsets.data();
+    g->slots = slot_of_row.extent(0) == 0 ? nullptr : slot_of_row.data();
+  }
+  first.x = x.data();
+  first.x_rows = x.extent(0);
+  first.slots_per_row = slots_per_token;
+  first.k = gate_up.columns;
+  first.columns = down.columns;
+  first.layout = layout;
+  first.bias = gate_up_bias.extent(0) == 0 ? nullptr : gate_up_bias.data();
+  first.activated = true;
+  first.options = options_;
+  first.out = scratch_.intermediate.data();
+  second.x = scratch_.intermediate.data();
+  second.x_rows = window;
+  second.k = down.columns;
+  second.columns = down.rows();
+  second.bias = down_bias.extent(0) == 0 ? nullptr : down_bias.data();
+  second.out = rows.data();
+  (options_.router_weight_on_input ? first.input_weights : second.output_weights) = weights;
+  for (offset_t begin = 0; begin < num_rows; begin += window) {
+    for (auto* g : {&first, &second}) {
+      g->row_begin = begin;
+      g->row_end = std::min(begin + window, num_rows);
+    }
+    first.out_first = second.x_first = begin;
+    detail::quantized_gemm<E, T>(exec, "kmoe::expert_gate_up", first, gate_up,
+                                 scratch_.workers.data(), block_offsets_.data());
+    detail::quantized_gemm<E, T>(exec, "kmoe::expert_down", second, down, scratch_.workers.data(),
+                                 block_offsets_.data());
   }
 }
 
@@ -343,10 +419,10 @@ template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::check_shapes(char const* function, InMatrix<T, E> const& x,
                                    InMatrix<float, E> const& weights, offset_t slots_per_token,
                                    Matrix<T, E> const& rows) const {
-  index_t const hidden_size = down_.num_columns();
-  detail::expect_extent(function, "x.extent(1) must equal hidden_size", hidden_size, x.extent(1),
+  index_t const hidden = hidden_size();
+  detail::expect_extent(function, "x.extent(1) must equal hidden_size", hidden, x.extent(1),
                         x.label());
-  detail::expect_extent(function, "the output's extent(1) must equal hidden_size", hidden_size,
+  detail::expect_extent(function, "the output's extent(1) must equal hidden_size", hidden,
                         rows.extent(1), rows.label());
   if (weights.extent(0) == 0) return;
   detail::expect_extent(function, "the weights' extent(0) must equal x.extent(0) =", x.extent(0),

@@ -16,6 +16,8 @@ namespace kmoe::detail {
 /// out[r, :] = w_out * act(x'[r, :] . b[g, :, :]^T + bias[g, :]) for the rows r of each group g.
 template <Element T>
 struct DeviceGemm {
+  /// x, b and out are what the pointers say; QuantDeviceGemm decodes.
+  static constexpr bool decodes = false;
   index_t groups = 0;
   offset_t const* offsets = nullptr;    // [groups + 1]
   offset_t row_begin = 0, row_end = 0;  // the rows to compute, cut out of all groups

@@ -11,6 +11,7 @@
 
 #include "gemm/device_gemm.hpp"
 #include "gemm/host_gemm.hpp"
+#include "gemm/quantized_gemm.hpp"
 #include "instantiate.hpp"
 
 namespace kmoe {
@@ -104,6 +105,18 @@ void check_offsets(char const* function, InVector<offset_t, E> const& offsets, o
   }
 }
 
+/// a [M, k], c [M, columns], groups + 1 offsets.
+template <ExecutionSpace E, Element T>
+void check_extents(char const* function, InMatrix<T, E> const& a, index_t groups, index_t k,
+                   index_t columns, InVector<offset_t, E> const& offsets, Matrix<T, E> const& c) {
+  expect_extent(function, "a.extent(1) must equal K of b =", k, a.extent(1), a.label());
+  expect_extent(function, "c.extent(1) must equal N of b =", columns, c.extent(1), c.label());
+  expect_extent(function, "c.extent(0) must equal a.extent(0) =", a.extent(0), c.extent(0),
+                c.label());
+  expect_extent(function, "expert_offsets.extent(0) must equal groups + 1 =", offset_t{groups} + 1,
+                offsets.extent(0), offsets.label());
+}
+
 /// Rows and columns of one call; either `b` (raw) or `parts`.
 template <ExecutionSpace E, Element T>
 void multiply(E const& exec, InMatrix<T, E> const& a, PackedParts<E, T> const& parts, T const* raw,
@@ -113,13 +126,7 @@ void multiply(E const& exec, InMatrix<T, E> const& a, PackedParts<E, T> const& p
     throw InvalidArgument("kmoe::grouped_gemm: b must not be gated, found layout " +
                           std::string(to_string(parts.layout)));
   }
-  expect_extent(function, "a.extent(1) must equal K of b =", parts.k, a.extent(1), a.label());
-  expect_extent(function, "c.extent(1) must equal N of b =", parts.columns, c.extent(1), c.label());
-  expect_extent(function, "c.extent(0) must equal a.extent(0) =", a.extent(0), c.extent(0),
-                c.label());
-  expect_extent(function,
-                "expert_offsets.extent(0) must equal groups + 1 =", offset_t{parts.groups} + 1,
-                offsets.extent(0), offsets.label());
+  check_extents<E, T>(function, a, parts.groups, parts.k, parts.columns, offsets, c);
   if (parts.groups == 0) return;
   expect(parts.columns >= 1, function, "N of b must be at least 1", parts.columns);
   expect(parts.k >= 1, function, "K of b must be at least 1", parts.k);
@@ -221,12 +228,50 @@ void grouped_gemm(E const& exec, InMatrix<T, E> a, InTensor3<T, E> b,
   detail::multiply<E, T>(exec, a, parts, b.data(), expert_offsets, c);
 }
 
-#define KMOE_INSTANTIATE(E, T)                                                                \
-  template class KMOE_API PackedWeights<E, T>;                                                \
-  template KMOE_API void grouped_gemm<E, T>(E const&, InMatrix<T, E>,                         \
-                                            PackedWeights<E, std::type_identity_t<T>> const&, \
-                                            InVector<offset_t, E>, Matrix<T, E> const&);      \
-  template KMOE_API void grouped_gemm<E, T>(E const&, InMatrix<T, E>, InTensor3<T, E>,        \
+template <ExecutionSpace E, Element T>
+void grouped_gemm(E const& exec, InMatrix<T, E> a, QuantizedTensor<E> const& b,
+                  InVector<offset_t, E> expert_offsets, Matrix<T, E> const& c) {
+  constexpr char const* function = "kmoe::grouped_gemm";
+  validate(function, "b", b);
+  detail::expect(b.quantized() || b.num_experts() == 0, function, "b must be quantized", 0);
+  index_t const groups = b.num_experts();
+  detail::check_extents<E, T>(function, a, groups, b.columns, b.rows(), expert_offsets, c);
+  if (groups == 0 || a.extent(0) == 0) return;
+  detail::DeviceGemm<T> g;
+  g.groups = groups;
+  g.offsets = expert_offsets.data();
+  g.row_end = static_cast<offset_t>(a.extent(0));
+  g.x = a.data();
+  g.x_rows = g.row_end;
+  g.k = b.columns;
+  g.columns = b.rows();
+  g.out = c.data();
+  std::size_t const bytes =
+      detail::quantized_scratch_bytes<E, T>(exec, b.scheme, b.columns, g.row_end);
+  if constexpr (detail::uses_host_kernels<E>) {
+    exec.fence(function);
+    detail::check_offsets<E>(function, expert_offsets, g.row_end);
+    offset_t const list =
+        detail::round_up((offset_t{groups} + 2) * offset_t{sizeof(offset_t)}, 128);
+    std::byte* const scratch = detail::thread_scratch(list + static_cast<offset_t>(bytes));
+    detail::quantized_gemm<E, T>(exec, function, g, b, scratch + list,
+                                 reinterpret_cast<offset_t*>(scratch));
+  } else {
+    Vector<std::byte, E> const scratch(
+        Kokkos::view_alloc(exec, Kokkos::WithoutInitializing, "kmoe::quantized_rows"), bytes);
+    detail::quantized_gemm<E, T>(exec, function, g, b, scratch.data(), nullptr);
+    if (bytes != 0) exec.fence("kmoe::grouped_gemm: the scratch goes away");
+  }
+}
+
+#define KMOE_INSTANTIATE(E, T)                                                                   \
+  template class KMOE_API PackedWeights<E, T>;                                                   \
+  template KMOE_API void grouped_gemm<E, T>(E const&, InMatrix<T, E>,                            \
+                                            PackedWeights<E, std::type_identity_t<T>> const&,    \
+                                            InVector<offset_t, E>, Matrix<T, E> const&);         \
+  template KMOE_API void grouped_gemm<E, T>(E const&, InMatrix<T, E>, InTensor3<T, E>,           \
+                                            InVector<offset_t, E>, Matrix<T, E> const&);         \
+  template KMOE_API void grouped_gemm<E, T>(E const&, InMatrix<T, E>, QuantizedTensor<E> const&, \
                                             InVector<offset_t, E>, Matrix<T, E> const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include <kmoe/core/options.hpp>
 #include <kmoe/core/types.hpp>
 
 #include "device/host_kernel.hpp"
@@ -33,6 +34,24 @@ device::HostKernel const& host_kernel_of() {
                            : std::is_same_v<T, bfloat16> ? device::HostElement::bf16
                                                          : device::HostElement::f16;
   return device::host_kernel(device::host_isa(), element);
+}
+
+inline device::Epilogue epilogue_of(Activation activation) {
+  switch (activation) {
+    case Activation::silu:
+      return device::Epilogue::silu;
+    case Activation::gelu_erf:
+      return device::Epilogue::gelu_erf;
+    case Activation::gelu_tanh:
+      return device::Epilogue::gelu_tanh;
+    case Activation::relu:
+      return device::Epilogue::relu;
+    case Activation::relu2:
+      return device::Epilogue::relu2;
+    case Activation::swiglu_oai:
+      break;
+  }
+  return device::Epilogue::swiglu_oai;
 }
 
 // Sizes, from the description of the formats in host_kernel.hpp.

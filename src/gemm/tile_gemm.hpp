@@ -48,7 +48,8 @@ constexpr TileShape tile_shape(bool few, bool whole) {
 }
 
 /// Whole: rows of x and b are whole, aligned chunks, and there are no input weights.
-template <ExecutionSpace E, Element T, bool Few, bool Whole>
+/// G: DeviceGemm<T>, or one that decodes x and b to T and stores what it likes.
+template <ExecutionSpace E, Element T, bool Few, bool Whole, class G = DeviceGemm<T>>
 class TileGemm {
  public:
   static constexpr TileShape shape = tile_shape<E, T>(Few, Whole);
@@ -58,7 +59,7 @@ class TileGemm {
   using Policy = Kokkos::TeamPolicy<E, Kokkos::LaunchBounds<threads, residents>>;
   using Member = typename Policy::member_type;
 
-  explicit TileGemm(DeviceGemm<T> const& g) : g_(g) {
+  explicit TileGemm(G const& g) : g_(g) {
     offset_t const rows = g.row_end - g.row_begin;
     offset_t const groups = std::min<offset_t>(g.groups, rows);
     row_tiles_ = static_cast<int>((rows + groups * (shape.rows - 1)) / shape.rows);
@@ -66,8 +67,8 @@ class TileGemm {
     auto const aligned = [](void const* p, std::size_t bytes) {
       return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
     };
-    aligned_ =
-        g.k % vector == 0 && aligned(g.x, device::chunk_bytes) && aligned(g.b, device::chunk_bytes);
+    aligned_ = !G::decodes && g.k % vector == 0 && aligned(g.x, device::chunk_bytes) &&
+               aligned(g.b, device::chunk_bytes);
     small_ =
         std::max(g.x_rows, g.groups * g.rows_of_b()) < (offset_t{1} << 32) / (g.k / vector + 1);
     wide_ = g.columns % outputs == 0 && aligned(g.out, outputs * sizeof(T));
@@ -204,7 +205,7 @@ class TileGemm {
   /// Rows beyond the tile repeat the last one; nothing of them is written.
   KOKKOS_FUNCTION Source source(int rank, Tile const& tile) const {
     Source source{};
-    offset_t const row_size = Whole ? g_.k / vector : g_.k;
+    offset_t const row_size = Whole ? g_.k / vector : G::decodes ? 1 : g_.k;
     KMOE_UNROLL
     for (int i = 0; i < loads; ++i) {
       offset_t row = 0;
@@ -238,8 +239,22 @@ class TileGemm {
   /// The chunk of load i at column `column`.
   KOKKOS_FUNCTION Chunk read(Source const& source, int i, int rank, int column,
                              float weight) const {
-    T const* const from = address(source, i, rank, column);
     int const end = static_cast<int>(g_.k) - column;
+    if constexpr (G::decodes) {
+      Elements elements{};
+      if (is_x(rank, i)) {
+        g_.read_x(source.rows[i], column, Kokkos::min(end, int{vector}), weight, elements.values);
+      } else {
+        g_.read_b(source.rows[i], column, Kokkos::min(end, int{vector}), elements.values);
+      }
+      return Kokkos::bit_cast<Chunk>(elements);
+    } else {
+      return read_elements(source, i, rank, column, end, weight);
+    }
+  }
+  KOKKOS_FUNCTION Chunk read_elements(Source const& source, int i, int rank, int column, int end,
+                                      float weight) const {
+    T const* const from = address(source, i, rank, column);
     bool const weighted = !Whole && is_x(rank, i) && g_.input_weights != nullptr;
     if constexpr (!Whole) {
       if (!aligned_) {
@@ -371,7 +386,7 @@ class TileGemm {
     };
     int const width = gated ? full / 2 : full;
     auto const place = [&](int j) { return gated ? j / Mma::n * (2 * Mma::n) + j % Mma::n : j; };
-    if (gated || g_.activated || g_.bias != nullptr) {
+    if (gated || g_.activated || has_bias()) {
       KMOE_ROLL
       for (int i = lane; i < Mma::m * width; i += Mma::lanes) {
         int const column = place(item_of(i, full));
@@ -397,16 +412,22 @@ class TileGemm {
       auto const values =
           *static_cast<Sums const*>(static_cast<void const*>(sums + row * pitch + column));
       A const weight = g_.output_weights == nullptr ? A(1) : A(g_.output_weights[g_.slot(out_row)]);
-      Results results;
-      KMOE_UNROLL
-      for (int v = 0; v < outputs; ++v) results.values[v] = T(values.values[v] * weight);
-      T* const out = g_.out + (out_row - g_.out_first) * g_.columns + n;
-      if (wide_) {
-        *static_cast<Results*>(static_cast<void*>(out)) = results;
+      if constexpr (G::decodes) {
+        for (int v = 0; v < outputs && n + v < g_.columns; ++v) {
+          g_.store(out_row - g_.out_first, n + v, values.values[v] * weight);
+        }
       } else {
+        Results results;
         KMOE_UNROLL
-        for (int v = 0; v < outputs; ++v) {
-          if (n + v < g_.columns) out[v] = results.values[v];
+        for (int v = 0; v < outputs; ++v) results.values[v] = T(values.values[v] * weight);
+        T* const out = g_.out + (out_row - g_.out_first) * g_.columns + n;
+        if (wide_) {
+          *static_cast<Results*>(static_cast<void*>(out)) = results;
+        } else {
+          KMOE_UNROLL
+          for (int v = 0; v < outputs; ++v) {
+            if (n + v < g_.columns) out[v] = results.values[v];
+          }
         }
       }
     }
@@ -415,8 +436,13 @@ class TileGemm {
   /// Adds the bias to the sum of column n, or to that of its gate and up, and activates it.
   KOKKOS_FUNCTION void activate_sum(Tile const& tile, offset_t n, A* sum) const {
     auto const biased = [&](A value, bool up) {
-      if (g_.bias == nullptr) return value;
-      return value + g_.bias[tile.group * g_.rows_of_b() + g_.row_of_b(n, up)];
+      if (!has_bias()) return value;
+      offset_t const row = tile.group * g_.rows_of_b() + g_.row_of_b(n, up);
+      if constexpr (G::decodes) {
+        return value + g_.read_bias(row);
+      } else {
+        return value + g_.bias[row];
+      }
     };
     A value = biased(*sum, false);
     if (g_.gated()) {
@@ -427,7 +453,15 @@ class TileGemm {
     *sum = value;
   }
 
-  DeviceGemm<T> g_;
+  KOKKOS_FUNCTION bool has_bias() const {
+    if constexpr (G::decodes) {
+      return g_.bias_data != nullptr;
+    } else {
+      return g_.bias != nullptr;
+    }
+  }
+
+  G g_;
   int row_tiles_, column_tiles_;
   bool aligned_;  // rows of x and b are whole, aligned chunks
   bool small_;    // x and b hold less than 2^32 chunks each
@@ -435,16 +469,15 @@ class TileGemm {
 };
 
 /// Asynchronous.
-template <ExecutionSpace E, Element T>
-void tile_gemm(E const& exec, char const* label, DeviceGemm<T> g) {
+template <ExecutionSpace E, Element T, class G>
+void tile_gemm(E const& exec, char const* label, G g) {
   if (g.columns == 0 || g.groups == 0) return;
   auto const run = [&]<bool Few>() {
-    TileGemm<E, T, Few, true> const gemm(g);
-    if (gemm.whole()) {
-      gemm.run(exec, label);
-    } else {
-      TileGemm<E, T, Few, false>(g).run(exec, label);
+    if constexpr (!G::decodes) {
+      TileGemm<E, T, Few, true> const gemm(g);
+      if (gemm.whole()) return gemm.run(exec, label);
     }
+    TileGemm<E, T, Few, false, G>(g).run(exec, label);
   };
   constexpr offset_t few_rows = 24;  // of a group
   constexpr offset_t most_teams = offset_t{1}

@@ -12,12 +12,14 @@
 #include <kmoe/core/error.hpp>
 
 #include "io/checkpoint_impl.hpp"
+#include "io/finder.hpp"
 
 namespace kmoe::io {
 namespace {
 
 using detail::BlockNames;
 using detail::ExpertForm;
+using detail::Finder;
 
 // What precedes "layers.N." in a causal model, a base model and wrappers with more modalities.
 constexpr std::array<std::string_view, 4> model_prefixes{"model.", "", "language_model.model.",
@@ -41,17 +43,49 @@ std::string choose(TensorStore const& store, std::string const& prefix,
   return prefix + std::string(names[0]);
 }
 
-/// The form of which any tensor is there, so that others are reported as missing; else the first.
-ExpertForm const* choose_form(TensorStore const& store, BlockNames const& names,
-                              std::span<ExpertForm const> forms, index_t num_experts) {
+/// The codes of a linear layer, or nullptr.
+TensorView const* find_codes(TensorStore const& store, BlockNames const& names,
+                             std::string const& module) {
+  if (!names.quantization.scheme.quantized()) return nullptr;
+  return store.find(module + "." + std::string(names.quantization.names.codes));
+}
+/// Whether a linear layer is quantized: one that the quantization left out holds elements.
+bool is_packed(TensorStore const& store, BlockNames const& names, std::string const& module) {
+  auto const* codes = find_codes(store, names, module);
+  return codes != nullptr &&
+         std::ranges::find(Finder::floats, codes->dtype) == Finder::floats.end();
+}
+
+/// Chooses the form of which any tensor is there, so that others are reported as missing; else the
+/// first. Tells by the first expert that is there whether experts are quantized.
+void choose_form(TensorStore const& store, BlockNames& names, std::span<ExpertForm const> forms,
+                 index_t num_experts) {
   for (ExpertForm const& form : forms) {
     for (index_t e = 0; e < (form.per_expert() ? num_experts : 1); ++e) {
       for (std::string_view const part : {form.gate, form.up, form.down}) {
-        if (!part.empty() && store.find(names.expert(part, e)) != nullptr) return &form;
+        if (part.empty()) continue;
+        auto const module = names.module(part, e);
+        if (store.find(names.expert(part, e)) == nullptr &&
+            find_codes(store, names, module) == nullptr) {
+          continue;
+        }
+        names.form = &form;
+        names.packed = form.mxfp4() || (form.per_expert() && is_packed(store, names, module));
+        return;
       }
     }
   }
-  return &forms.front();
+  names.form = &forms.front();
+  names.packed = names.form->mxfp4();
+}
+
+/// Adds what a quantized linear layer may have.
+void add_packed_names(std::set<std::string>& used, detail::QuantNames const& names,
+                      std::string const& module) {
+  for (std::string_view const name : {names.codes, names.scales, names.part_scale,
+                                      names.input_scale, names.zero_points, names.shape}) {
+    if (!name.empty()) used.insert(module + "." + std::string(name));
+  }
 }
 
 /// Every tensor name that the block can use.
@@ -62,11 +96,16 @@ std::set<std::string> all_names(BlockNames const& names, index_t num_experts) {
   for (std::string_view const part : {form.gate, form.up, form.down, form.gate_scales,
                                       form.down_scales, form.gate_bias, form.down_bias}) {
     if (part.empty()) continue;
-    for (index_t e = 0; e < num_experts; ++e) used.insert(names.expert(part, e));
+    for (index_t e = 0; e < num_experts; ++e) {
+      used.insert(names.expert(part, e));
+      if (names.packed) add_packed_names(used, names.quantization.names, names.module(part, e));
+    }
   }
   if (!names.shared.empty()) {
     for (char const* part : {"gate_proj", "up_proj", "down_proj"}) {
       used.insert(names.shared + part + ".weight");
+      if (names.shared_packed)
+        add_packed_names(used, names.quantization.names, names.shared + part);
       if (names.shared_bias) used.insert(names.shared + part + ".bias");
     }
   }
@@ -85,6 +124,13 @@ std::string BlockNames::expert(std::string_view pattern, index_t id) const {
   return name;
 }
 
+std::string BlockNames::module(std::string_view pattern, index_t id) const {
+  constexpr std::string_view suffix = ".weight";
+  std::string name = expert(pattern, id);
+  if (name.ends_with(suffix)) name.resize(name.size() - suffix.size());
+  return name;
+}
+
 BlockNames find_names(TensorStore const& store, ModelConfig const& model, std::string const& layers,
                       MoeBlock const& block) {
   ModelRow const& row = *model.row;
@@ -100,10 +146,13 @@ BlockNames find_names(TensorStore const& store, ModelConfig const& model, std::s
   if (model.correction_bias) {
     names.correction_bias = choose(store, names.prefix, row.correction_bias);
   }
-  names.form = choose_form(store, names, row.forms, block.config.num_experts);
+  names.quantization = model.quantization;
+  choose_form(store, names, row.forms, block.config.num_experts);
+  if (names.form->mxfp4()) names.quantization.scheme = quant_scheme("mxfp4");
   if (block.config.shared_intermediate_size > 0) {
     names.shared = names.prefix + std::string(row.shared.prefix) + ".";
     names.shared_bias = model.shared_bias;
+    names.shared_packed = is_packed(store, names, names.shared + "gate_proj");
     if (block.config.shared_expert_gate) {
       names.shared_gate = names.prefix + std::string(row.shared.gate);
     }
@@ -127,6 +176,9 @@ Checkpoint::Checkpoint(std::filesystem::path const& directory) {
   for (MoeBlock& block : model.blocks) {
     block.module = (layers == "layers." ? "model.layers." : layers) + std::to_string(block.layer) +
                    "." + std::string(model.row->module);
+    auto const names = detail::find_names(store, model, layers, block);
+    if (names.packed) block.quantization = names.quantization.scheme;
+    if (names.shared_packed) block.shared_quantization = names.quantization.scheme;
   }
   impl_ = std::make_shared<Impl const>(Impl{std::move(model), std::move(store), std::move(layers)});
 }

@@ -31,9 +31,14 @@ struct BlockNames {
   std::string shared;  ///< "<prefix>shared_experts.", to be followed by "gate_proj.weight"
   std::string shared_gate;
   bool shared_bias = false;
+  QuantConfig quantization;
+  bool packed = false;  ///< the routed experts' weights are quantized
+  bool shared_packed = false;
 
   /// `pattern` of the form for an expert.
   [[nodiscard]] std::string expert(std::string_view pattern, index_t id) const;
+  /// The same without ".weight": the linear layer.
+  [[nodiscard]] std::string module(std::string_view pattern, index_t id) const;
 };
 
 /// Finds out which of the forms that the model table allows this checkpoint has.

@@ -179,18 +179,6 @@ MoeBlock read_block(Reader const& config, ModelRow const& row, int layer) {
   return block;
 }
 
-/// Quantized tensors other than MXFP4 are not read.
-void refuse_quantization(json const& object, std::string const& path, ModelRow const& row) {
-  auto const found = object.find("quantization_config");
-  if (found == object.end() || !found->is_object()) return;
-  std::string const method = found->value("quant_method", json("unknown")).dump();
-  bool const has_mxfp4 =
-      std::ranges::any_of(row.forms, [](ExpertForm const& form) { return form.mxfp4(); });
-  if (has_mxfp4 && method == "\"mxfp4\"") return;
-  throw Unsupported(path + ": quantization method " + method + " is not implemented for " +
-                    std::string(row.model_types[0]));
-}
-
 std::string type_of(json const& object) {
   auto const found = object.find("model_type");
   return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
@@ -221,8 +209,16 @@ ModelConfig read_config(std::filesystem::path const& file) {
                       known);
   }
   ModelRow const& row = *model.row;
-  refuse_quantization(root, path, row);
-  if (object != &root) refuse_quantization(*object, path, row);
+  model.quantization = read_quantization(root, path);
+  if (object != &root && !model.quantization.scheme.quantized()) {
+    model.quantization = read_quantization(*object, path);
+  }
+
+  if (model.quantization.blocks &&
+      std::ranges::none_of(row.forms, [](ExpertForm const& form) { return form.mxfp4(); })) {
+    throw Unsupported(path + ": quantization method mxfp4 is not implemented for " +
+                      std::string(row.model_types[0]) + ", which has no blocks of all experts");
+  }
 
   Reader const config(*object, path);
   index_t const num_layers = config.integer(row.num_layers);

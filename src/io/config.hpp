@@ -12,6 +12,7 @@
 #include <kmoe/io/checkpoint.hpp>
 
 #include "io/model_table.hpp"
+#include "io/quant_config.hpp"
 
 namespace kmoe::io::detail {
 
@@ -19,6 +20,7 @@ struct ModelConfig {
   ModelRow const* row = nullptr;
   std::string model_type;
   std::vector<MoeBlock> blocks;  ///< module not yet filled in
+  QuantConfig quantization;
   bool correction_bias = false;  ///< the router has one
   bool shared_bias = false;      ///< the shared expert's linear layers have biases
 };

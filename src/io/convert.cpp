@@ -4,18 +4,14 @@
 #include "io/convert.hpp"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "io/mapped_file.hpp"
 
 namespace kmoe::io::detail {
 namespace {
 
-constexpr offset_t tile = 64;         // rows of a task, and the side of a square when transposing
-constexpr offset_t mxfp4_group = 32;  // elements that share a scale
+constexpr offset_t tile = 64;  // rows of a task, and the side of a square when transposing
 
 /// A task: up to `tile` rows of one block.
 struct Task {
@@ -63,28 +59,6 @@ void transpose_rows(Block const& block, offset_t first, offset_t last, T* out) {
   }
 }
 
-template <class T>
-void decode_mxfp4_rows(Block const& block, offset_t first, offset_t last, T* out) {
-  static constexpr std::array<float, 16> e2m1{0.0F,  0.5F,  1.0F,  1.5F,  2.0F,  3.0F,
-                                              4.0F,  6.0F,  -0.0F, -0.5F, -1.0F, -1.5F,
-                                              -2.0F, -3.0F, -4.0F, -6.0F};
-  offset_t const groups = (block.cols + mxfp4_group - 1) / mxfp4_group;
-  for (offset_t r = first; r < last; ++r) {
-    for (offset_t g = 0; g < groups; ++g) {
-      std::byte const* pairs = block.data + (r * groups + g) * (mxfp4_group / 2);
-      int const exponent = std::to_integer<int>(block.scales[r * groups + g]);
-      float const scale = exponent == 255 ? std::numeric_limits<float>::quiet_NaN()
-                                          : std::ldexp(1.0F, exponent - 127);
-      offset_t const count = std::min(mxfp4_group, block.cols - g * mxfp4_group);
-      T* to = out + r * block.cols + g * mxfp4_group;
-      for (offset_t i = 0; i < count; ++i) {
-        unsigned const pair = std::to_integer<unsigned>(pairs[i / 2]);
-        to[i] = cast<T>(e2m1[i % 2 == 0 ? pair & 15U : pair >> 4] * scale);
-      }
-    }
-  }
-}
-
 template <class S, class T>
 void convert_from(Block const& block, offset_t first, offset_t last, T* out) {
   if (block.transposed) {
@@ -99,7 +73,6 @@ void convert_task(Task const& task, T* result) {
   Block const& block = *task.block;
   offset_t const last = std::min(task.first_row + tile, block.rows);
   T* out = result + block.out;
-  if (block.scales != nullptr) return decode_mxfp4_rows(block, task.first_row, last, out);
   switch (block.dtype) {
     case DataType::f64:
       return convert_from<double>(block, task.first_row, last, out);

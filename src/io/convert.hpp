@@ -14,18 +14,16 @@ namespace kmoe::io::detail {
 
 /// A matrix in a file and where its rows go.
 struct Block {
-  std::byte const* data = nullptr;    ///< first element, or first byte of MXFP4 pairs
-  std::byte const* scales = nullptr;  ///< MXFP4: E8M0, one per 32 elements of a row; else null
-  DataType dtype = DataType::f32;     ///< of the elements if not MXFP4
-  bool transposed = false;            ///< stored as [cols, rows] (not for MXFP4)
-  offset_t rows = 0;                  ///< of the result
-  offset_t cols = 0;                  ///< of the result
-  offset_t out = 0;                   ///< element of the result at which row 0 begins
+  std::byte const* data = nullptr;  ///< first element
+  DataType dtype = DataType::f32;   ///< of the elements
+  bool transposed = false;          ///< stored as [cols, rows]
+  offset_t rows = 0;                ///< of the result
+  offset_t cols = 0;                ///< of the result
+  offset_t out = 0;                 ///< element of the result at which row 0 begins
 };
 
 /// out[block.out + r * block.cols + c] = element (r, c) of each block. Rounds to nearest even; f64
-/// goes through float to the 16-bit types. MXFP4 elements are E2M1 values, the low nibble first,
-/// times 2^(scale - 127); scale 255 is NaN (OCP Microscaling Formats 1.0). Fences `host`.
+/// goes through float to the 16-bit types. Fences `host`.
 template <Element T>
 void convert(Kokkos::DefaultHostExecutionSpace const& host, std::vector<Block> const& blocks,
              T* out);

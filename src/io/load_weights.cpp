@@ -14,7 +14,8 @@
 #include "instantiate.hpp"
 #include "io/checkpoint_impl.hpp"
 #include "io/convert.hpp"
-#include "io/mapped_file.hpp"
+#include "io/finder.hpp"
+#include "io/load_quantized.hpp"
 
 namespace kmoe::io {
 namespace {
@@ -22,63 +23,14 @@ namespace {
 using detail::Block;
 using detail::BlockNames;
 using detail::ExpertForm;
+using detail::fill_packed;
+using detail::find_packed;
+using detail::Finder;
+using detail::PackedPlan;
+using detail::PackedSource;
+using detail::QuantConfig;
 using Host = Kokkos::DefaultHostExecutionSpace;
 using Shape = std::vector<std::int64_t>;
-
-/// Finds tensors and checks their types and shapes; what is wrong is collected, so that one error
-/// can name all of it.
-class Finder {
- public:
-  Finder(TensorStore const& store, MoeBlock const& block) : store_(store), block_(block) {}
-
-  /// The tensor, or nullptr if something is wrong with it. Leading extents of 1 may be missing or
-  /// in excess. `bytes` = MXFP4 data.
-  TensorView const* find(std::string const& name, Shape const& shape, bool bytes = false) {
-    TensorView const* tensor = store_.find(name);
-    if (tensor == nullptr) {
-      add("missing \"" + name + "\"");
-      return nullptr;
-    }
-    bool const known =
-        bytes ? tensor->dtype == "U8" : data_type_from_safetensors(tensor->dtype).has_value();
-    if (!known) {
-      throw Unsupported(describe(*tensor) + ": dtype must be " +
-                        (bytes ? "U8" : "F64, F32, BF16 or F16") + ", found " + tensor->dtype);
-    }
-    if (!same(tensor->shape, shape)) {
-      add(describe(*tensor) + " must have shape " + detail::to_text(shape) + ", found " +
-          detail::to_text(tensor->shape));
-      return nullptr;
-    }
-    return tensor;
-  }
-
-  /// \throws IoError if anything was wrong
-  void report() const {
-    if (count_ == 0) return;
-    std::string message = store_.path() + ": " + block_.module + " can not be loaded:" + problems_;
-    if (count_ > shown) message += "; and " + std::to_string(count_ - shown) + " more";
-    throw IoError(message);
-  }
-
- private:
-  static constexpr std::size_t shown = 10;
-
-  void add(std::string const& problem) {
-    if (count_ < shown) problems_ += (count_ == 0 ? " " : "; ") + problem;
-    ++count_;
-  }
-  static bool same(std::span<std::int64_t const> a, std::span<std::int64_t const> b) {
-    while (a.size() > b.size() && a.front() == 1) a = a.subspan(1);
-    while (b.size() > a.size() && b.front() == 1) b = b.subspan(1);
-    return std::ranges::equal(a, b);
-  }
-
-  TensorStore const& store_;
-  MoeBlock const& block_;
-  std::string problems_;
-  std::size_t count_ = 0;
-};
 
 /// A result of known extents and the blocks of the file that fill it.
 struct Plan {
@@ -97,21 +49,12 @@ struct Plan {
                       .cols = cols,
                       .out = out});
   }
-  void add_mxfp4(TensorView const* pairs, TensorView const* scales, offset_t expert, offset_t rows,
-                 offset_t cols, offset_t out) {
-    if (pairs == nullptr || scales == nullptr) return;
-    offset_t const groups = rows * ((cols + 31) / 32);
-    blocks.push_back({.data = pairs->bytes.data() + expert * groups * 16,
-                      .scales = scales->bytes.data() + expert * groups,
-                      .rows = rows,
-                      .cols = cols,
-                      .out = out});
-  }
 };
 
 /// gate_up, down and their biases, of routed experts or of the shared one.
 struct MlpPlan {
   Plan gate_up, down, gate_up_bias, down_bias;
+  PackedPlan packed_gate_up, packed_down;  ///< instead of gate_up and down
 };
 
 /// All results of one load.
@@ -130,10 +73,9 @@ Plan plan_matrix(Finder& finder, std::string const& name, offset_t rows, offset_
   return plan;
 }
 
-/// One of the two weights of all experts, from a tensor [E, rows, cols] (or transposed, or MXFP4).
+/// One of the two weights of all experts, from a tensor [E, rows, cols] or transposed.
 void plan_fused(Finder& finder, TensorStore const& store, Plan& plan, std::string const& name,
-                std::string const& scales_name, bool transposed, MoeConfig const& config,
-                std::span<index_t const> experts) {
+                bool transposed, MoeConfig const& config, std::span<index_t const> experts) {
   auto const [count, rows, cols] = plan.extents;
   // LongCat's zero experts may have rows, too.
   std::int64_t held = config.num_experts;
@@ -141,23 +83,38 @@ void plan_fused(Finder& finder, TensorStore const& store, Plan& plan, std::strin
                                              tensor->shape[0] == config.num_router_columns()) {
     held = config.num_router_columns();
   }
-  TensorView const* tensor = nullptr;
-  TensorView const* scales = nullptr;
-  if (scales_name.empty()) {
-    tensor = finder.find(name, transposed ? Shape{held, cols, rows} : Shape{held, rows, cols});
-  } else {
-    offset_t const groups = (cols + 31) / 32;
-    tensor = finder.find(name, {held, rows, groups, 16}, true);
-    scales = finder.find(scales_name, {held, rows, groups}, true);
-  }
+  TensorView const* const tensor =
+      finder.find(name, transposed ? Shape{held, cols, rows} : Shape{held, rows, cols});
   for (std::size_t slot = 0; slot < experts.size(); ++slot) {
     auto const out = static_cast<offset_t>(slot) * rows * cols;
-    if (scales_name.empty()) {
-      plan.add(tensor, experts[slot] * rows * cols, rows, cols, out, transposed);
-    } else {
-      plan.add_mxfp4(tensor, scales, experts[slot], rows, cols, out);
-    }
+    plan.add(tensor, experts[slot] * rows * cols, rows, cols, out, transposed);
   }
+}
+
+PackedPlan packed_plan(QuantConfig const& config, std::size_t experts, offset_t rows,
+                       offset_t columns, index_t parts) {
+  return {config,
+          static_cast<index_t>(experts),
+          static_cast<index_t>(rows),
+          static_cast<index_t>(columns),
+          parts,
+          {}};
+}
+
+/// The same from gpt-oss' blocks [E, rows, groups, 16] and scales [E, rows, groups].
+PackedPlan plan_blocks(Finder& finder, QuantConfig const& config, std::string const& blocks,
+                       std::string const& scales, std::int64_t held, offset_t rows,
+                       offset_t columns, std::span<index_t const> experts) {
+  auto plan = packed_plan(config, experts.size(), rows, columns, 1);
+  offset_t const groups = (columns + 31) / 32;
+  PackedSource source;
+  source.codes = finder.find(blocks, {held, rows, groups, 16}, {"U8"});
+  source.scales = finder.find(scales, {held, rows, groups}, {"U8"});
+  for (index_t const e : experts) {
+    source.slice = e;
+    plan.sources.push_back(source);
+  }
+  return plan;
 }
 
 void plan_bias(Finder& finder, Plan& plan, std::string const& name, offset_t held, offset_t cols,
@@ -169,6 +126,19 @@ void plan_bias(Finder& finder, Plan& plan, std::string const& name, offset_t hel
   }
 }
 
+/// Weights of linear layers in a quantized form.
+void plan_packed(Finder& finder, QuantConfig const& config, MlpPlan& plan, offset_t hidden,
+                 offset_t intermediate, std::span<std::array<std::string, 3> const> bases) {
+  plan.packed_gate_up = packed_plan(config, bases.size(), 2 * intermediate, hidden, 2);
+  plan.packed_down = packed_plan(config, bases.size(), hidden, intermediate, 1);
+  for (auto const& [gate, up, down] : bases) {
+    auto& sources = plan.packed_gate_up.sources;
+    sources.push_back(find_packed(finder, config, gate, intermediate, hidden));
+    sources.push_back(find_packed(finder, config, up, intermediate, hidden));
+    plan.packed_down.sources.push_back(find_packed(finder, config, down, hidden, intermediate));
+  }
+}
+
 MlpPlan plan_experts(Finder& finder, TensorStore const& store, BlockNames const& names,
                      MoeConfig const& config, std::span<index_t const> experts) {
   ExpertForm const& form = *names.form;
@@ -176,9 +146,27 @@ MlpPlan plan_experts(Finder& finder, TensorStore const& store, BlockNames const&
   offset_t const i = config.intermediate_size;
   auto const count = static_cast<offset_t>(experts.size());
   MlpPlan plan;
-  plan.gate_up.extents = {count, 2 * i, h};
-  plan.down.extents = {count, h, i};
-  if (form.per_expert()) {
+  auto const full = [&](std::string_view name) {
+    return name.empty() ? std::string() : names.expert(name, 0);
+  };
+  if (names.packed && form.per_expert()) {
+    std::vector<std::array<std::string, 3>> bases;
+    for (index_t const e : experts) {
+      bases.push_back(
+          {names.module(form.gate, e), names.module(form.up, e), names.module(form.down, e)});
+    }
+    plan_packed(finder, names.quantization, plan, h, i, bases);
+  } else if (names.packed) {
+    plan.packed_gate_up =
+        plan_blocks(finder, names.quantization, full(form.gate), full(form.gate_scales),
+                    config.num_experts, 2 * i, h, experts);
+    plan.packed_down = plan_blocks(finder, names.quantization, full(form.down),
+                                   full(form.down_scales), config.num_experts, h, i, experts);
+  } else {
+    plan.gate_up.extents = {count, 2 * i, h};
+    plan.down.extents = {count, h, i};
+  }
+  if (!names.packed && form.per_expert()) {
     for (offset_t slot = 0; slot < count; ++slot) {
       index_t const e = experts[static_cast<std::size_t>(slot)];
       offset_t const out = slot * 2 * i * h;
@@ -186,14 +174,9 @@ MlpPlan plan_experts(Finder& finder, TensorStore const& store, BlockNames const&
       plan.gate_up.add(finder.find(names.expert(form.up, e), {i, h}), 0, i, h, out + i * h);
       plan.down.add(finder.find(names.expert(form.down, e), {h, i}), 0, h, i, slot * h * i);
     }
-  } else {
-    auto const full = [&](std::string_view name) {
-      return name.empty() ? std::string() : names.expert(name, 0);
-    };
-    plan_fused(finder, store, plan.gate_up, full(form.gate), full(form.gate_scales),
-               form.transposed, config, experts);
-    plan_fused(finder, store, plan.down, full(form.down), full(form.down_scales), form.transposed,
-               config, experts);
+  } else if (!names.packed) {
+    plan_fused(finder, store, plan.gate_up, full(form.gate), form.transposed, config, experts);
+    plan_fused(finder, store, plan.down, full(form.down), form.transposed, config, experts);
   }
   if (!form.gate_bias.empty()) {
     plan_bias(finder, plan.gate_up_bias, names.expert(form.gate_bias, 0), config.num_experts, 2 * i,
@@ -212,11 +195,17 @@ MlpPlan plan_shared(Finder& finder, BlockNames const& names, MoeConfig const& co
   auto const find = [&](char const* name, Shape const& shape) {
     return finder.find(names.shared + name, shape);
   };
-  plan.gate_up.extents = {1, 2 * i, h};
-  plan.gate_up.add(find("gate_proj.weight", {i, h}), 0, i, h, 0);
-  plan.gate_up.add(find("up_proj.weight", {i, h}), 0, i, h, i * h);
-  plan.down.extents = {1, h, i};
-  plan.down.add(find("down_proj.weight", {h, i}), 0, h, i, 0);
+  if (names.shared_packed) {
+    std::array<std::string, 3> const bases[] = {
+        {names.shared + "gate_proj", names.shared + "up_proj", names.shared + "down_proj"}};
+    plan_packed(finder, names.quantization, plan, h, i, bases);
+  } else {
+    plan.gate_up.extents = {1, 2 * i, h};
+    plan.gate_up.add(find("gate_proj.weight", {i, h}), 0, i, h, 0);
+    plan.gate_up.add(find("up_proj.weight", {i, h}), 0, i, h, i * h);
+    plan.down.extents = {1, h, i};
+    plan.down.add(find("down_proj.weight", {h, i}), 0, h, i, 0);
+  }
   if (names.shared_bias) {
     plan.gate_up_bias.extents = {1, 1, 2 * i};
     plan.gate_up_bias.add(find("gate_proj.bias", {i}), 0, 1, i, 0);
@@ -296,22 +285,49 @@ void check_finite(HostView const& view, TensorStore const& store, std::string co
 }
 
 template <ExecutionSpace E, Element T>
+Tensor3<T, E> decode(E const& exec, QuantizedHostTensor const& tensor) {
+  auto const values = dequantize(tensor);
+  Tensor3<T, Kokkos::DefaultHostExecutionSpace> const host(
+      Kokkos::view_alloc(tensor.codes.label(), Kokkos::WithoutInitializing), values.layout());
+  for (std::size_t i = 0; i < values.size(); ++i) host.data()[i] = T(values.data()[i]);
+  auto const out = Kokkos::create_mirror_view_and_copy(E(), host);
+  exec.fence("kmoe::io::load_weights: the host copy goes away");
+  return out;
+}
+
+template <ExecutionSpace E, Element T>
 ExpertWeights<E, T> fill_mlp(E const& exec, MlpPlan const& plan, GateUpLayout layout,
-                             std::string const& label) {
+                             std::string const& label, Quantized quantized) {
   using Weight = Tensor3<T, E>;
   using Bias = Matrix<accumulate_t<T>, E>;
-  return {.gate_up = fill<Weight>(exec, plan.gate_up, label + "gate_up"),
-          .down = fill<Weight>(exec, plan.down, label + "down"),
-          .gate_up_bias = fill<Bias>(exec, plan.gate_up_bias, label + "gate_up_bias"),
-          .down_bias = fill<Bias>(exec, plan.down_bias, label + "down_bias"),
-          .layout = layout};
+  ExpertWeights<E, T> out{
+      .gate_up = {},
+      .down = {},
+      .gate_up_bias = fill<Bias>(exec, plan.gate_up_bias, label + "gate_up_bias"),
+      .down_bias = fill<Bias>(exec, plan.down_bias, label + "down_bias"),
+      .layout = layout};
+  if (!plan.packed_gate_up.any()) {
+    out.gate_up = fill<Weight>(exec, plan.gate_up, label + "gate_up");
+    out.down = fill<Weight>(exec, plan.down, label + "down");
+    return out;
+  }
+  auto const gate_up = fill_packed(plan.packed_gate_up, label + "gate_up");
+  auto const down = fill_packed(plan.packed_down, label + "down");
+  if (quantized == Quantized::decode) {
+    out.gate_up = decode<E, T>(exec, gate_up);
+    out.down = decode<E, T>(exec, down);
+  } else {
+    out.quantized_gate_up = copy_to(exec, gate_up);
+    out.quantized_down = copy_to(exec, down);
+  }
+  return out;
 }
 
 }  // namespace
 
 template <ExecutionSpace E, Element T>
 LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint, MoeBlock const& block,
-                                std::span<index_t const> experts) {
+                                std::span<index_t const> experts, Quantized quantized) {
   for (index_t const e : experts) {
     kmoe::detail::expect(
         e >= 0 && e < block.config.num_experts, "kmoe::io::load_weights",
@@ -331,14 +347,15 @@ LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint, Moe
                      .correction_bias =
                          fill<Floats>(exec, plan.correction_bias, "kmoe::router.correction_bias",
                                       finite(names.correction_bias))},
-          .experts = fill_mlp<E, T>(exec, plan.experts, plan.layout, "kmoe::experts."),
-          .shared = fill_mlp<E, T>(exec, plan.shared, GateUpLayout::gate_first, "kmoe::shared."),
+          .experts = fill_mlp<E, T>(exec, plan.experts, plan.layout, "kmoe::experts.", quantized),
+          .shared = fill_mlp<E, T>(exec, plan.shared, GateUpLayout::gate_first, "kmoe::shared.",
+                                   quantized),
           .shared_gate = fill<Matrix<T, E>>(exec, plan.shared_gate, "kmoe::shared_gate")};
 }
 
 #define KMOE_INSTANTIATE(SPACE, T)                                 \
   template KMOE_API LayerWeights<SPACE, T> load_weights<SPACE, T>( \
-      SPACE const&, Checkpoint const&, MoeBlock const&, std::span<index_t const>);
+      SPACE const&, Checkpoint const&, MoeBlock const&, std::span<index_t const>, Quantized);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

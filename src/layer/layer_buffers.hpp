@@ -19,6 +19,7 @@ struct LayerShape {
   index_t num_user = 0;  ///< user experts on this rank: the last of its El experts
   index_t chunk = 0;     ///< tokens per rank in flight
   bool gated = true;
+  QuantScheme experts = {}, shared = {};
 
   [[nodiscard]] index_t num_local() const { return num_mlp + num_user; }
   [[nodiscard]] DispatchShape dispatch() const { return {config, num_ranks, chunk}; }
@@ -85,10 +86,10 @@ Workspace<E> count_workspace(E const& exec, LayerShape const& shape) {
     AllToAllDispatcher<E, T>::bind_shape(ws, shape.dispatch());
   }
   ExpertMlp<E, T>::bind_shape(exec, ws, config.hidden_size, config.intermediate_size, shape.gated,
-                              shape.max_mlp_rows());
+                              shape.max_mlp_rows(), shape.experts);
   if (config.shared_intermediate_size > 0) {
     ExpertMlp<E, T>::bind_shape(exec, ws, config.hidden_size, config.shared_intermediate_size,
-                                shape.gated, shape.chunk);
+                                shape.gated, shape.chunk, shape.shared);
   }
   return ws;
 }

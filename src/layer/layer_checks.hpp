@@ -37,20 +37,10 @@ void expect_shape(std::string const& function, std::string const& name, V const&
 }
 
 template <ExecutionSpace E, Element T>
-void check_experts(std::string const& name, ExpertWeights<E, T> const& weights, index_t experts,
-                   index_t hidden, index_t intermediate) {
+void check_biases(std::string const& name, ExpertWeights<E, T> const& weights, index_t experts,
+                  char const* rows, index_t gate_up, index_t hidden) {
   static std::string const function = "kmoe::MoeLayer";
-  index_t const gate_up = weights.gated() ? 2 * intermediate : intermediate;
-  auto const* const rows = weights.gated() ? "2 * intermediate_size" : "intermediate_size";
-  if (experts == 0) return;  // a rank without experts may pass empty views of any shape
   using Pair = std::pair<char const*, index_t>;
-  expect_shape<decltype(weights.gate_up), 3>(function, name + ".gate_up", weights.gate_up,
-                                             {Pair{"the number of local experts", experts},
-                                              Pair{rows, gate_up}, Pair{"hidden_size", hidden}});
-  expect_shape<decltype(weights.down), 3>(
-      function, name + ".down", weights.down,
-      {Pair{"the number of local experts", experts}, Pair{"hidden_size", hidden},
-       Pair{"intermediate_size", intermediate}});
   if (weights.gate_up_bias.extent(0) != 0) {
     expect_shape<decltype(weights.gate_up_bias), 2>(
         function, name + ".gate_up_bias", weights.gate_up_bias,
@@ -69,6 +59,39 @@ inline index_t num_user_experts(MoeConfig const& config, ExpertPlacement const& 
   auto const rank_of = placement.rank_of_expert();
   return static_cast<index_t>(
       std::count(rank_of.end() - config.num_user_experts, rank_of.end(), rank));
+}
+
+template <ExecutionSpace E, Element T>
+void check_experts(std::string const& name, ExpertWeights<E, T> const& weights, index_t experts,
+                   index_t hidden, index_t intermediate) {
+  static std::string const function = "kmoe::MoeLayer";
+  index_t const gate_up = weights.gated() ? 2 * intermediate : intermediate;
+  auto const* const rows = weights.gated() ? "2 * intermediate_size" : "intermediate_size";
+  if (experts == 0) return;  // a rank without experts may pass empty views of any shape
+  using Pair = std::pair<char const*, index_t>;
+  if (weights.quantized()) {
+    auto const check = [&](std::string const& part, QuantizedTensor<E> const& tensor,
+                           index_t rows_wanted, index_t columns) {
+      validate(function, name + "." + part, tensor);
+      expect_extent(function, name + "." + part + "'s experts must equal the local ones,", experts,
+                    tensor.num_experts(), tensor.codes.label());
+      expect_extent(function, name + "." + part + "'s rows must equal", rows_wanted, tensor.rows(),
+                    tensor.codes.label());
+      expect_extent(function, name + "." + part + "'s columns must equal", columns, tensor.columns,
+                    tensor.codes.label());
+    };
+    check("gate_up", weights.quantized_gate_up, gate_up, hidden);
+    check("down", weights.quantized_down, hidden, intermediate);
+    return check_biases(name, weights, experts, rows, gate_up, hidden);
+  }
+  expect_shape<decltype(weights.gate_up), 3>(function, name + ".gate_up", weights.gate_up,
+                                             {Pair{"the number of local experts", experts},
+                                              Pair{rows, gate_up}, Pair{"hidden_size", hidden}});
+  expect_shape<decltype(weights.down), 3>(
+      function, name + ".down", weights.down,
+      {Pair{"the number of local experts", experts}, Pair{"hidden_size", hidden},
+       Pair{"intermediate_size", intermediate}});
+  check_biases(name, weights, experts, rows, gate_up, hidden);
 }
 
 template <ExecutionSpace E, Element T>
@@ -137,7 +160,9 @@ void check_layer(Communicator const& comm, MoeConfig const& config,
               to_string(config) + to_string(placement) +
                   "\nmax_tokens_per_rank=" + std::to_string(max_tokens) +
                   "\nelement=" + std::string(to_string(data_type_of<T>)) +
-                  "\ngated=" + (weights.experts.gated() ? "true" : "false") + "\n");
+                  "\ngated=" + (weights.experts.gated() ? "true" : "false") +
+                  "\nquantization=" + to_string(weights.experts.scheme()) +
+                  "\nshared_quantization=" + to_string(weights.shared.scheme()) + "\n");
 }
 
 /// The caller's workspace against what a layer takes.

@@ -29,8 +29,9 @@ namespace {
 /// follows from what all ranks know and from the threads of `exec`; the caller takes the smallest.
 template <ExecutionSpace E, Element T>
 index_t choose_chunk(E const& exec, MoeConfig const& config, ExpertPlacement const& placement,
-                     index_t max_tokens, bool gated) {
-  detail::LayerShape most{config, placement.num_ranks(), 0, 0, 0, gated};
+                     index_t max_tokens, bool gated, QuantScheme const& experts,
+                     QuantScheme const& shared) {
+  detail::LayerShape most{config, placement.num_ranks(), 0, 0, 0, gated, experts, shared};
   for (index_t rank = 0; rank < placement.num_ranks(); ++rank) {
     index_t const user = detail::num_user_experts(config, placement, rank);
     most.num_user = std::max(most.num_user, user);
@@ -117,7 +118,10 @@ struct MoeLayer<E, T>::Impl {
     shape.num_user = detail::num_user_experts(config, placement, comm.rank());
     shape.num_mlp = placement.num_local(comm.rank()) - shape.num_user;
     shape.gated = given.experts.gated();
-    shape.chunk = choose_chunk<E, T>(exec, config, placement, max_tokens, shape.gated);
+    shape.experts = given.experts.scheme();
+    shape.shared = given.shared.scheme();
+    shape.chunk = choose_chunk<E, T>(exec, config, placement, max_tokens, shape.gated,
+                                     shape.experts, shape.shared);
     // Scratch depends on the number of threads, which may differ between ranks: the smallest wins.
     std::array<offset_t, 1> smallest{-shape.chunk};
     comm.all_reduce_max(smallest);
@@ -497,23 +501,28 @@ std::size_t MoeLayer<E, T>::workspace_bytes() const {
 template <ExecutionSpace E, Element T>
 std::size_t MoeLayer<E, T>::workspace_bytes(E const& exec, MoeConfig const& config,
                                             ExpertPlacement const& placement, index_t rank,
-                                            index_t max_tokens_per_rank, bool gated) {
-  auto const size = workspace_size(exec, config, placement, rank, max_tokens_per_rank, gated);
+                                            index_t max_tokens_per_rank, bool gated,
+                                            QuantScheme const& experts, QuantScheme const& shared) {
+  auto const size =
+      workspace_size(exec, config, placement, rank, max_tokens_per_rank, gated, experts, shared);
   return size.device_bytes + size.host_bytes;
 }
 
 template <ExecutionSpace E, Element T>
 WorkspaceSize MoeLayer<E, T>::workspace_size(E const& exec, MoeConfig const& config,
                                              ExpertPlacement const& placement, index_t rank,
-                                             index_t max_tokens_per_rank, bool gated) {
+                                             index_t max_tokens_per_rank, bool gated,
+                                             QuantScheme const& experts,
+                                             QuantScheme const& shared) {
   validate(config);
   detail::expect_extent("kmoe::MoeLayer::workspace_size",
                         "placement.num_experts() must equal num_experts", config.num_experts,
                         placement.num_experts(), {});
-  detail::LayerShape shape{config, placement.num_ranks(), 0, 0, 0, gated};
+  detail::LayerShape shape{config, placement.num_ranks(), 0, 0, 0, gated, experts, shared};
   shape.num_user = detail::num_user_experts(config, placement, rank);
   shape.num_mlp = placement.num_local(rank) - shape.num_user;
-  shape.chunk = choose_chunk<E, T>(exec, config, placement, max_tokens_per_rank, gated);
+  shape.chunk =
+      choose_chunk<E, T>(exec, config, placement, max_tokens_per_rank, gated, experts, shared);
   auto const ws = detail::count_workspace<E, T>(exec, shape);
   return {ws.device_bytes(), ws.host_bytes()};
 }

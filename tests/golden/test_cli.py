@@ -6,13 +6,15 @@
     test_cli.py --kmoe PATH --mpiexec PATH verify --ranks P [--brief] DIR...
     test_cli.py --kmoe PATH --mpiexec PATH identical DIR...
     test_cli.py --kmoe PATH --mpiexec PATH errors DIR
+    test_cli.py --kmoe PATH --mpiexec PATH quantize DIR...
 
 verify: the block outputs that the transformers library recorded, on P ranks, for each dispatcher,
 id space,
 placement, element type and split. identical: the files that `kmoe run` writes are the same bytes
 for all of these
 at one to four ranks. errors: damaged files and wrong options give the right exit code on every
-rank, in time.
+rank, in time. quantize: checkpoints in each format are the same files for any number of ranks and
+compute nearly what the dense one does.
 """
 
 import argparse
@@ -27,6 +29,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from test_quantize import check_quantize
 
 # Prints the exit code of every rank; the launcher itself would stop at the first one that is not 0.
 WRAPPER = """case ${PMIX_RANK:-${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}} in
@@ -522,7 +526,7 @@ def main():
     parser.add_argument("--max-ranks", type=int, default=4)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--brief", action="store_true")
-    parser.add_argument("test", choices=["verify", "identical", "files", "errors"])
+    parser.add_argument("test", choices=["verify", "identical", "files", "errors", "quantize"])
     parser.add_argument("folders", nargs="+", type=Path)
     args = parser.parse_args()
     max_ranks = args.max_ranks if args.mpiexec else 1
@@ -535,9 +539,12 @@ def main():
                 if args.test == "verify":
                     check_verify(program, folder, args.ranks, args.brief)
                 else:
-                    {"identical": check_identical, "files": check_files, "errors": check_errors}[
-                        args.test
-                    ](program, folder, Path(scratch), max_ranks)
+                    {
+                        "identical": check_identical,
+                        "files": check_files,
+                        "errors": check_errors,
+                        "quantize": lambda *a: check_quantize(expect, *a),
+                    }[args.test](program, folder, Path(scratch), max_ranks)
             print(
                 f"ok      {folder.name}: {program.runs - runs} runs, "
                 f"{time.monotonic() - start:.1f} s",

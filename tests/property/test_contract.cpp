@@ -70,9 +70,9 @@ std::vector<T> run(LayerModel const& model, kmoe::Communicator const& comm,
   kmoe::MoeLayer<Space, T> layer(exec, comm, model.config, placement,
                                  model.weights<Space, T>(experts), index_t(max_tokens));
   EXPECT_EQ(layer.workspace_bytes(),
-            (kmoe::MoeLayer<Space, T>::workspace_bytes(exec, model.config, placement, comm.rank(),
-                                                       index_t(max_tokens),
-                                                       model.layout != kmoe::GateUpLayout::plain)));
+            (kmoe::MoeLayer<Space, T>::workspace_bytes(
+                exec, model.config, placement, comm.rank(), index_t(max_tokens),
+                model.layout != kmoe::GateUpLayout::plain, model.quantization)));
   std::size_t const rows = model.config.no_combine ? count * model.config.slots_per_token() : count;
   kmoe::Matrix<T, Space> y("y", rows, model.config.hidden_size);
   Kokkos::deep_copy(y, T(std::nan("")));
@@ -204,6 +204,31 @@ TYPED_TEST(Contract, no_combine) {
   auto model = base(24, 16, 9, 3);
   model.config.no_combine = true;
   expect_contract<TypeParam>(model, 23);
+}
+
+// Every format of weights with every way to travel.
+TYPED_TEST(Contract, quantized_weights_and_messages) {
+  int round = 0;
+  for (auto const& format : kmoe::quant_formats()) {
+    SCOPED_TRACE(std::string(format.name));
+    auto model = base(round % 2 == 0 ? 64 : 33, round % 3 == 0 ? 31 : 48, 6, 2);
+    model.quantization = format.scheme;
+    model.biases = round % 2 == 1;
+    model.layout = static_cast<kmoe::GateUpLayout>(round % 4);
+    model.config.dispatch_payload = static_cast<kmoe::PayloadCode>(round % 4);
+    model.config.combine_payload = static_cast<kmoe::CombineCode>(round / 2 % 2);
+    model.config.num_zero_experts = round % 5 == 0 ? 2 : 0;
+    ++round;
+    expect_contract<TypeParam>(model, 11);
+  }
+  for (auto const payload :
+       {kmoe::PayloadCode::fp8, kmoe::PayloadCode::mxfp4, kmoe::PayloadCode::nvfp4}) {
+    SCOPED_TRACE(std::string(to_string(payload)));
+    auto model = base(130, 24, 5, 3);
+    model.config.dispatch_payload = payload;
+    model.config.combine_payload = kmoe::CombineCode::bf16;
+    expect_contract<TypeParam>(model, 13);
+  }
 }
 
 }  // namespace

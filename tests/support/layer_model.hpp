@@ -33,6 +33,7 @@ struct LayerModel {
   GateUpLayout layout = GateUpLayout::gate_first;
   bool biases = false;
   bool correction_bias = false;
+  QuantScheme quantization = {};  ///< of the routed experts
   std::uint64_t seed = 1;
 
   // Streams of numbers, one per tensor and expert.
@@ -74,7 +75,11 @@ struct LayerModel {
     if (biases) out.router.bias = make<Vector<float, E>>(router_bias, {0}, columns);
     if (correction_bias)
       out.router.correction_bias = make<Vector<float, E>>(correction, {0}, columns);
-    out.experts = group<E, T>(experts, config.intermediate_size);
+    if (quantization.quantized()) {
+      out.experts = quantized<E, T>(group<Host, float>(experts, config.intermediate_size));
+    } else {
+      out.experts = group<E, T>(experts, config.intermediate_size);
+    }
     if (config.shared_intermediate_size > 0) {
       std::vector<index_t> const one{4000};
       out.shared = group<E, T>(one, config.shared_intermediate_size);
@@ -100,6 +105,29 @@ struct LayerModel {
   }
 
  private:
+  using Host = Kokkos::DefaultHostExecutionSpace;
+
+  template <ExecutionSpace E, Element T>
+  ExpertWeights<E, T> quantized(ExpertWeights<Host, float> const& dense) const {
+    bool const two = layout == GateUpLayout::gate_first || layout == GateUpLayout::up_first;
+    E const exec;
+    ExpertWeights<E, T> out;
+    out.layout = layout;
+    out.quantized_gate_up = copy_to(exec, quantize(dense.gate_up, quantization, two ? 2 : 1));
+    out.quantized_down = copy_to(exec, quantize(dense.down, quantization));
+    using B = accumulate_t<T>;
+    auto const convert = [&](auto const& from) {
+      Matrix<B, E> const to("bias", from.extent(0), from.extent(1));
+      auto const host = Kokkos::create_mirror_view(to);
+      for (std::size_t i = 0; i < from.size(); ++i) host.data()[i] = B(from.data()[i]);
+      Kokkos::deep_copy(to, host);
+      return to;
+    };
+    out.gate_up_bias = convert(dense.gate_up_bias);
+    out.down_bias = convert(dense.down_bias);
+    return out;
+  }
+
   template <ExecutionSpace E, Element T>
   ExpertWeights<E, T> group(std::span<index_t const> experts, index_t intermediate) const {
     std::size_t const hidden = config.hidden_size;

@@ -127,6 +127,8 @@ TEST(Options, ToStringHasOneLinePerField) {
       {"dispatcher=all_to_all", [](auto& c) { c.dispatcher = DispatcherKind::all_to_all; }},
       {"id_space=masked", [](auto& c) { c.id_space = IdSpace::masked; }},
       {"token_layout=replicated", [](auto& c) { c.token_layout = TokenLayout::replicated; }},
+      {"dispatch_payload=nvfp4", [](auto& c) { c.dispatch_payload = PayloadCode::nvfp4; }},
+      {"combine_payload=bf16", [](auto& c) { c.combine_payload = CombineCode::bf16; }},
       {"no_combine=true", [](auto& c) { c.no_combine = true; }},
       {"workspace_limit_bytes=9", [](auto& c) { c.workspace_limit_bytes = 9; }},
   };
@@ -217,6 +219,11 @@ TEST(Options, ValidateNamesTheBrokenRule) {
        [](auto& c) { c.shared_intermediate_size = -1; }},
       {"shared_expert_gate must be false without a shared expert, found true",
        [](auto& c) { c.shared_expert_gate = true; }},
+      {"combine_payload must be element with no_combine, found bf16",
+       [](auto& c) {
+         c.no_combine = true;
+         c.combine_payload = CombineCode::bf16;
+       }},
       {"no_combine must be false with a shared expert, which has no slot of its own, found true",
        [](auto& c) {
          c.no_combine = true;

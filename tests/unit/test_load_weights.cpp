@@ -56,7 +56,7 @@ std::vector<index_t> all_experts(io::MoeBlock const& block) {
 template <Element T = double>
 LayerWeights<Space, T> load(io::Checkpoint const& checkpoint, io::MoeBlock const& block,
                             std::vector<index_t> const& experts) {
-  return io::load_weights<Space, T>(Space(), checkpoint, block, experts);
+  return io::load_weights<Space, T>(Space(), checkpoint, block, experts, io::Quantized::decode);
 }
 
 template <class V>

@@ -116,6 +116,22 @@ enum class IdSpace : std::uint8_t {
   masked,  ///< global ids with a 0/1 expert mask; the local slot is the mask's prefix sum
 };
 
+/// How tokens travel to their experts. All but `element` round them (quantize_row.hpp), wherever
+/// their experts are, so that the result still does not depend on ranks, placement or dispatcher.
+enum class PayloadCode : std::uint8_t {
+  element,  ///< as they are
+  fp8,      ///< e4m3 with a float scale per 128 elements: 1.03 bytes per element
+  mxfp4,    ///< e2m1 with e8m0 per 32: 0.53 bytes
+  nvfp4,    ///< e2m1 with e4m3 per 16 and a float per token: 0.56 bytes
+};
+
+/// How the experts' rows travel home.
+enum class CombineCode : std::uint8_t {
+  element,  ///< as they are
+  bf16,     ///< rows of float and double are rounded to bfloat16, those of their own rank too;
+            ///< 16-bit elements stay as they are
+};
+
 /// Who holds which tokens when forward() is called.
 enum class TokenLayout : std::uint8_t {
   replicated,     ///< every rank passes the same x and receives the same y (standard only)
@@ -145,6 +161,8 @@ struct MoeConfig {
   DispatcherKind dispatcher = DispatcherKind::standard;
   IdSpace id_space = IdSpace::local;
   TokenLayout token_layout = TokenLayout::data_parallel;
+  PayloadCode dispatch_payload = PayloadCode::element;
+  CombineCode combine_payload = CombineCode::element;
   /// Return the unweighted outputs of the K slots of each token, y [T * K, H], without adding them.
   bool no_combine = false;
   /// forward() works through the tokens in chunks so that its workspace stays under this many
@@ -180,6 +198,8 @@ std::string_view to_string(GateUpLayout value);
 std::string_view to_string(DispatcherKind value);
 std::string_view to_string(IdSpace value);
 std::string_view to_string(TokenLayout value);
+std::string_view to_string(PayloadCode value);
+std::string_view to_string(CombineCode value);
 std::string_view to_string(DataType value);
 
 /// Inverse of to_string: the enumerator of that name, or nothing. Defined for the enums above.

@@ -7,6 +7,7 @@
 /// its own after a layer is built. Rows are output features ("N, K" order), as in checkpoints.
 
 #include <kmoe/core/options.hpp>
+#include <kmoe/core/quantization.hpp>
 #include <kmoe/core/types.hpp>
 
 namespace kmoe KMOE_API {
@@ -31,11 +32,22 @@ struct ExpertWeights {
   Matrix<accumulate_t<T> const, E> gate_up_bias;   ///< [El, 2I or I]; extent 0 = none
   Matrix<accumulate_t<T> const, E> down_bias;      ///< [El, H]; extent 0 = none
   GateUpLayout layout = GateUpLayout::gate_first;  ///< order of the rows of gate_up
+  /// Quantized experts: in place of gate_up and down, which are then empty; both of one scheme.
+  QuantizedTensor<E> quantized_gate_up = {};
+  QuantizedTensor<E> quantized_down = {};
 
   [[nodiscard]] bool gated() const { return layout != GateUpLayout::plain; }
-  [[nodiscard]] index_t num_experts() const { return static_cast<index_t>(gate_up.extent(0)); }
-  [[nodiscard]] index_t hidden_size() const { return static_cast<index_t>(gate_up.extent(2)); }
-  [[nodiscard]] index_t intermediate_size() const { return static_cast<index_t>(down.extent(2)); }
+  [[nodiscard]] bool quantized() const { return quantized_gate_up.quantized(); }
+  [[nodiscard]] QuantScheme const& scheme() const { return quantized_gate_up.scheme; }
+  [[nodiscard]] index_t num_experts() const {
+    return quantized() ? quantized_gate_up.num_experts() : static_cast<index_t>(gate_up.extent(0));
+  }
+  [[nodiscard]] index_t hidden_size() const {
+    return quantized() ? quantized_gate_up.columns : static_cast<index_t>(gate_up.extent(2));
+  }
+  [[nodiscard]] index_t intermediate_size() const {
+    return quantized() ? quantized_down.columns : static_cast<index_t>(down.extent(2));
+  }
 };
 
 /// Everything a rank holds of one block.

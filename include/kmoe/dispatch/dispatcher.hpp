@@ -171,10 +171,11 @@ class BaseDispatcher {
                Matrix<T, E> const& y);
 
   /// Whether combine() without an addend is unpermute(): one rank, no zero experts, not no_combine,
-  /// and no hook that wants the rows before.
+  /// rows in the element type, and no hook that wants them before.
   [[nodiscard]] bool combines_by_itself() const {
     return shape_.num_ranks == 1 && shape_.config.num_zero_experts == 0 &&
-           !shape_.config.no_combine && pre_combine_.empty();
+           !shape_.config.no_combine && shape_.config.combine_payload == CombineCode::element &&
+           pre_combine_.empty();
   }
 
   /// \name Hooks

@@ -30,6 +30,9 @@ struct MlpStages;
 /// Sums, biases, activations and w in accumulate_t<T>; T(...) marks the only roundings to T.
 /// The bits of a row depend on its token, its weight and its expert alone (see grouped_gemm.hpp).
 ///
+/// Quantized weights stay as they are and are decoded in the loads of the kernels; x' and h are
+/// quantized where the format says so (quantize_row.hpp), and sums are float also for double.
+///
 /// Copies share weights and scratch; one forward at a time on objects that share them.
 template <ExecutionSpace E, Element T>
 class ExpertMlp {
@@ -48,7 +51,8 @@ class ExpertMlp {
   /// The same bytes without weights, to tell a workspace beforehand. They depend on the threads of
   /// `exec` and, on host spaces, on the instruction set.
   static void bind_shape(E const& exec, Workspace<E>& ws, index_t hidden_size,
-                         index_t intermediate_size, bool gated, offset_t max_rows);
+                         index_t intermediate_size, bool gated, offset_t max_rows,
+                         QuantScheme const& scheme = {});
 
   /// The MLP of each row r < expert_offsets[El] on token slot_of_row[r] / K; K is the number of
   /// columns of permutation.row_of_slot. Other rows of `rows` are not written.
@@ -85,19 +89,28 @@ class ExpertMlp {
   void forward_dense(E const& exec, InMatrix<T, E> x, InMatrix<float, E> weights,
                      Matrix<T, E> const& y) const;
 
-  [[nodiscard]] index_t num_experts() const { return gate_up_.num_groups(); }
+  [[nodiscard]] index_t num_experts() const {
+    return quantized() ? quantized_.gate_up.num_experts() : gate_up_.num_groups();
+  }
+  [[nodiscard]] bool quantized() const { return quantized_.gate_up.quantized(); }
   /// Bytes held for weights, biases and bookkeeping.
   [[nodiscard]] std::size_t weight_bytes() const;
 
  private:
   struct Scratch {
     Matrix<T, E> intermediate;     // [window, I]
-    Vector<std::byte, E> workers;  // host: packed rows and accumulators of each thread
+    Vector<std::byte, E> workers;  // host: packed rows and accumulators of each thread; quantized
     index_t num_workers = 0;
     Vector<std::uint32_t, E> counters;  // device: of device_mlp
     offset_t max_rows = 0;
     void bind(E const& exec, Workspace<E>& ws, index_t hidden_size, index_t intermediate_size,
-              offset_t rows);
+              offset_t rows, QuantScheme const& scheme);
+  };
+  /// Instead of gate_up_ and down_.
+  struct Quantized {
+    QuantizedTensor<E> gate_up, down;
+    Matrix<accumulate_t<T> const, E> gate_up_bias, down_bias;
+    GateUpLayout layout = GateUpLayout::gate_first;
   };
 
   void check_shapes(char const* function, InMatrix<T, E> const& x,
@@ -116,9 +129,19 @@ class ExpertMlp {
            InVector<index_t, E> slot_of_row, index_t slots_per_token, offset_t num_rows,
            InMatrix<float, E> weights, Matrix<T, E> const& rows,
            detail::MlpStages const& stages) const;
+  void run_quantized(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
+                     InVector<index_t, E> slot_of_row, index_t slots_per_token, offset_t num_rows,
+                     float const* weights, Matrix<T, E> const& rows) const;
+  [[nodiscard]] index_t hidden_size() const {
+    return quantized() ? quantized_.down.rows() : down_.num_columns();
+  }
+  [[nodiscard]] index_t intermediate_size() const {
+    return quantized() ? quantized_.down.columns : down_.k();
+  }
 
   PackedWeights<E, T> gate_up_;
   PackedWeights<E, T> down_;
+  Quantized quantized_;
   ExpertOptions options_;
   Vector<offset_t, E> block_offsets_;  // host: [El + 1] and a task counter
   Vector<offset_t, E> dense_offsets_;  // {0, T} of forward_dense

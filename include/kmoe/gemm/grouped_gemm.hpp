@@ -18,6 +18,7 @@
 #include <cstddef>
 
 #include <kmoe/core/options.hpp>
+#include <kmoe/core/quantization.hpp>
 #include <kmoe/core/types.hpp>
 
 namespace kmoe KMOE_API {
@@ -94,6 +95,14 @@ void grouped_gemm(E const& exec, InMatrix<T, E> a,
 /// packed into scratch when it is needed: for weights that are used again, PackedWeights is faster.
 template <ExecutionSpace E, Element T>
 void grouped_gemm(E const& exec, InMatrix<T, E> a, InTensor3<T, E> b,
+                  InVector<offset_t, E> expert_offsets, Matrix<T, E> const& c);
+
+/// The same with quantized weights, which are decoded as they are loaded; a is quantized where the
+/// format says so, and sums are floats for double too. Allocates on device spaces if a is
+/// quantized. \throws InvalidArgument for shapes that do not fit Tested against
+/// reference::quantized_gemm.
+template <ExecutionSpace E, Element T>
+void grouped_gemm(E const& exec, InMatrix<T, E> a, QuantizedTensor<E> const& b,
                   InVector<offset_t, E> expert_offsets, Matrix<T, E> const& c);
 
 }  // namespace KMOE_API

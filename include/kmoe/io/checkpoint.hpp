@@ -26,10 +26,25 @@ namespace io {
 /// One MoE block of a model.
 struct MoeBlock {
   int layer = 0;
-  std::string module;  ///< module path as transformers names it: "model.layers.3.mlp"
-  MoeConfig config;    ///< semantics of this block (dispatch options at their defaults)
-  bool gated = true;   ///< experts have a gate; the form that workspace_bytes() needs
+  std::string module;             ///< module path as transformers names it: "model.layers.3.mlp"
+  MoeConfig config;               ///< semantics of this block (dispatch options at their defaults)
+  bool gated = true;              ///< experts have a gate; the form that workspace_bytes() needs
+  QuantScheme quantization = {};  ///< of the routed experts' weights, as they lie
+  QuantScheme shared_quantization = {};  ///< of the shared expert's
 };
+
+/// What becomes of quantized weights.
+enum class Quantized : std::uint8_t {
+  keep,    ///< they stay as they lie in the file
+  decode,  ///< they become elements; activations are then not quantized either
+};
+
+class Checkpoint;
+/// Described below.
+template <ExecutionSpace E, Element T>
+LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint, MoeBlock const& block,
+                                std::span<index_t const> experts,
+                                Quantized quantized = Quantized::keep);
 
 /// A checkpoint directory. Copies share it.
 class Checkpoint {
@@ -59,16 +74,21 @@ class Checkpoint {
   struct Impl;
   std::shared_ptr<Impl const> impl_;
 
+  friend class CheckpointQuantizer;
   template <ExecutionSpace E, Element T>
-  friend LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint,
-                                         MoeBlock const& block, std::span<index_t const> experts);
+  friend LayerWeights<E, T> load_weights(E const&, Checkpoint const&, MoeBlock const&,
+                                         std::span<index_t const>, Quantized);
 };
 
 /// Weights of `block` for the experts with the given global ids, in that order, converted to T (all
 /// of the router and of the shared expert). Only those experts' bytes are read from the files.
 ///
-/// Each tensor is converted from its own type (F64, F32, BF16, F16; MXFP4 blocks and scales, whose
-/// values bf16 holds exactly), rounded to nearest even (F64 by way of float to the 16-bit types).
+/// Each tensor is converted from its own type (F64, F32, BF16, F16), rounded to nearest even (F64
+/// by way of float to the 16-bit types). Quantized weights are kept as they lie, unless `quantized`
+/// says otherwise: DeepSeek's and Qwen's fp8 (blocks or tensors), mxfp8, compressed-tensors (fp8,
+/// int8, int4 in groups with or without zero points, nvfp4, mxfp4), gpt-oss' mxfp4 blocks,
+/// modelopt's nvfp4 and fp8, Quark's mxfp4, as quantization_config tells; modules that it leaves
+/// out are found by the type of their weights.
 /// Tensors stored as [in, out] are transposed; interleaved gate and up rows stay so and are tagged.
 /// Several shared experts are one MLP.
 /// Allocates the result (and staging of the same size on a device); fences `exec`.
@@ -77,10 +97,11 @@ class Checkpoint {
 /// \param experts ids in 0..E-1, repeated or in any order; may be empty
 /// \throws InvalidArgument for ids outside 0..E-1; IoError naming all missing and wrongly shaped
 ///         tensors (ten, and how many more), or a NaN or infinite router weight or bias;
-///         Unsupported for a tensor of another type
+///         Unsupported for a tensor of another type; IoError for scales that are not finite, are
+///         negative, or do not fit their weights
 template <ExecutionSpace E, Element T>
 LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint, MoeBlock const& block,
-                                std::span<index_t const> experts);
+                                std::span<index_t const> experts, Quantized quantized);
 
 }  // namespace io
 }  // namespace KMOE_API

@@ -120,14 +120,19 @@ class MoeLayer {
   /// Everything forward() will ever use, in bytes, on this rank; exact.
   [[nodiscard]] std::size_t workspace_bytes() const;
   /// The same number for any rank before anything is allocated, without a communicator or weights
-  /// (exact where every rank has as many threads as `exec`).
+  /// (exact where every rank has as many threads as `exec`); `experts` and `shared` are the schemes
+  /// of quantized weights.
   static std::size_t workspace_bytes(E const& exec, MoeConfig const& config,
                                      ExpertPlacement const& placement, index_t rank,
-                                     index_t max_tokens_per_rank, bool gated);
+                                     index_t max_tokens_per_rank, bool gated,
+                                     QuantScheme const& experts = {},
+                                     QuantScheme const& shared = {});
   /// The same as the two blocks that WorkspaceMemory has; never less than what the layer takes.
   static WorkspaceSize workspace_size(E const& exec, MoeConfig const& config,
                                       ExpertPlacement const& placement, index_t rank,
-                                      index_t max_tokens_per_rank, bool gated);
+                                      index_t max_tokens_per_rank, bool gated,
+                                      QuantScheme const& experts = {},
+                                      QuantScheme const& shared = {});
   /// Bytes of the repacked weights held by the layer on this rank.
   [[nodiscard]] std::size_t weight_bytes() const;
   /// Tokens per rank that are in flight at once (see MoeConfig::workspace_limit_bytes).

@@ -1,0 +1,34 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+/// \file
+/// A grouped multiplication with quantized weights: one signature for host and device kernels.
+///
+/// Device kernels get the weights as QuantizedTensor has them, in a checkpoint's own layout, and
+/// quantize x by RowQuantizer. A kernel of one chip takes the cases that it can from
+/// quantized_gemm() and leaves the others to the portable one.
+
+#include <cstddef>
+
+#include <kmoe/core/quantization.hpp>
+
+#include "gemm/device_gemm.hpp"
+
+namespace kmoe::detail {
+
+/// Bytes that one product needs besides its arguments; of two products the larger will do.
+template <ExecutionSpace E, Element T>
+std::size_t quantized_scratch_bytes(E const& exec, QuantScheme const& scheme, offset_t k,
+                                    offset_t max_rows);
+
+/// out[r, :] = w_out * act(Q(x'[r, :]) . W[g, :, :]^T + bias[g, :]), where Q quantizes as the
+/// scheme says, sums are floats, and the rest is as of DeviceGemm (whose b is not used). Every
+/// output depends on its row, its expert and the instruction set alone. Asynchronous on devices;
+/// complete on return on hosts. \param scratch of quantized_scratch_bytes \param block_offsets
+/// [groups + 2] on host spaces
+template <ExecutionSpace E, Element T>
+void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
+                    QuantizedTensor<E> const& weights, std::byte* scratch, offset_t* block_offsets);
+
+}  // namespace kmoe::detail

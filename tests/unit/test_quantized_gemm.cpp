@@ -1,0 +1,307 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Products with quantized weights: values against plain loops on the decoded weights and the
+// quantized activations, for every format, element and instruction set; the portable device kernel
+// on the host; bits that do not depend on the number of rows.
+
+#include <cstring>
+
+#include <gtest/gtest.h>
+
+#include <kmoe/core/error.hpp>
+#include <kmoe/experts/expert_mlp.hpp>
+
+#include "gemm/quantized_tile.hpp"
+#include "gemm/tile_gemm.hpp"
+#include "reference/expert_mlp.hpp"
+#include "reference/quantization.hpp"
+#include "support/each_isa.hpp"
+#include "support/random.hpp"
+#include "support/tolerance.hpp"
+#include "support/typed.hpp"
+
+namespace {
+
+using kmoe::index_t;
+using kmoe::offset_t;
+using Host = Kokkos::DefaultHostExecutionSpace;
+
+constexpr char const* activation_names[] = {"none",  "fp8_static", "fp8_token", "fp8_group",
+                                            "mxfp8", "mxfp4",      "nvfp4",     "int8_token"};
+
+kmoe::Tensor3<float, Host> random_weights(std::size_t e, std::size_t n, std::size_t k,
+                                          std::uint64_t seed, double scale) {
+  kmoe::Tensor3<float, Host> w("w", e, n, k);
+  kmoe::test::set_entries(w, [&](float& x, std::size_t i) {
+    x = float(scale * kmoe::test::random_value(seed, i, kmoe::test::Values::normal));
+  });
+  return w;
+}
+
+kmoe::QuantizedHostTensor quantized(kmoe::QuantScheme const& scheme, std::size_t e, std::size_t n,
+                                    std::size_t k, std::uint64_t seed, int parts, bool given) {
+  auto q = kmoe::quantize(random_weights(e, n, k, seed, 1 / std::sqrt(double(k))), scheme, parts);
+  bool const takes = scheme.activations == kmoe::ActivationCode::fp8_static ||
+                     scheme.activations == kmoe::ActivationCode::nvfp4;
+  if (given && takes) {
+    kmoe::Vector<float, Host> const scales("input_scales", e);
+    for (std::size_t i = 0; i < e; ++i) scales(i) = 0.001F * float(i + 1);
+    q.input_scales = scales;
+  }
+  return q;
+}
+
+/// What the kernels make of a row of x in the expert's format.
+std::vector<double> rounded_row(kmoe::QuantizedHostTensor const& q, std::size_t expert,
+                                std::vector<double> const& x) {
+  std::vector<double> floats(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i) floats[i] = float(x[i]);
+  double const given = q.input_scales.extent(0) == 0 ? 0 : q.input_scales(expert);
+  return reference::quantize_row(activation_names[int(q.scheme.activations)], q.scheme.fnuz(),
+                                 floats, given);
+}
+
+template <class C>
+class QuantizedGemm : public ::testing::Test {
+ public:
+  using E = typename C::E;
+  using T = typename C::T;
+
+  static void check(E const& exec, kmoe::QuantFormat const& format, std::size_t n, std::size_t k,
+                    bool given) {
+    std::size_t const rows = 11;
+    auto const q = quantized(format.scheme, 3, n, k, n + k, n % 2 == 0 ? 2 : 1, given);
+    auto const w = kmoe::dequantize(q);
+    auto const x = kmoe::test::random_matrix<T, E>(rows, k, 5, kmoe::test::Values::normal);
+    kmoe::Vector<offset_t, E> const offsets("offsets", 4);
+    offset_t const ends[] = {0, 4, 4, 10};  // an empty group and rows beyond the last
+    kmoe::test::set_entries(offsets, [&](offset_t& o, std::size_t i) { o = ends[i]; });
+    auto const c = kmoe::test::poisoned_matrix<T, E>(rows, n);
+    kmoe::grouped_gemm<E, T>(exec, x, kmoe::copy_to(exec, q), offsets, c);
+    exec.fence();
+    auto const x_host = kmoe::test::to_host(x);
+    auto const c_host = kmoe::test::to_host(c);
+    for (std::size_t r = 0; r < 10; ++r) {
+      std::size_t const e = r < 4 ? 0 : 2;
+      std::vector<double> row(k);
+      for (std::size_t i = 0; i < k; ++i) row[i] = double(x_host(r, i));
+      auto const a = rounded_row(q, e, row);
+      for (std::size_t j = 0; j < n; ++j) {
+        double value = 0, sum = 0;
+        for (std::size_t i = 0; i < k; ++i) {
+          value += a[i] * w(e, j, i);
+          sum += std::abs(a[i] * w(e, j, i));
+        }
+        // Scales are rounded products too: a few more terms than k.
+        double const bound = kmoe::test::sum_tolerance<T>(1, 0, value) +
+                             kmoe::test::tolerance<float>(double(k) + 4, sum);
+        ASSERT_TRUE(std::abs(double(c_host(r, j)) - value) <= bound)
+            << format.name << " n " << n << " k " << k << " row " << r << " column " << j << ": "
+            << double(c_host(r, j)) << " not " << value << " +- " << bound;
+      }
+    }
+    for (std::size_t j = 0; j < n; ++j) EXPECT_TRUE(std::isnan(double(c_host(10, j))));
+  }
+};
+TYPED_TEST_SUITE(QuantizedGemm, kmoe::test::Cases, kmoe::test::TypeNames);
+
+TYPED_TEST(QuantizedGemm, every_format_matches_plain_loops) {
+  using E = typename TypeParam::E;
+  kmoe::test::for_each_isa<E>([&] {
+    E const exec;
+    for (auto const& format : kmoe::quant_formats()) {
+      for (auto const& [n, k] :
+           {std::pair<std::size_t, std::size_t>{1, 1}, {33, 31}, {34, 64}, {5, 129}, {70, 300}}) {
+        TestFixture::check(exec, format, n, k, k == 300);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+    // Groups of other sizes, and one scale per row of 4-bit integers.
+    for (index_t const group : {32, 64, 0}) {
+      auto scheme = kmoe::quant_scheme(group == 64 ? "int4_zero" : "int4");
+      scheme.block_cols = group;
+      TestFixture::check(exec, {"int4 group", scheme}, 9, 200, false);
+    }
+  });
+}
+
+// The kernel that devices use, run by the host.
+TEST(QuantizedTile, portable_device_kernel_matches_plain_loops) {
+  using T = kmoe::bfloat16;
+  Host const exec;
+  for (auto const& format : kmoe::quant_formats()) {
+    std::size_t const n = 34, k = 300, rows = 11;
+    auto const q = quantized(format.scheme, 3, n, k, 7, 2, true);
+    auto const w = kmoe::dequantize(q);
+    auto const x = kmoe::test::random_matrix<T, Host>(rows, k, 5, kmoe::test::Values::normal);
+    kmoe::Vector<offset_t, Host> const offsets("offsets", 4);
+    offset_t const ends[] = {0, 4, 4, 10};
+    for (int i = 0; i < 4; ++i) offsets(i) = ends[i];
+    auto const c = kmoe::test::poisoned_matrix<T, Host>(rows, n);
+    kmoe::detail::DeviceGemm<T> g;
+    g.groups = 3;
+    g.offsets = offsets.data();
+    g.row_end = rows;
+    g.x = x.data();
+    g.x_rows = rows;
+    g.k = k;
+    g.columns = n;
+    g.out = c.data();
+    kmoe::detail::QuantDeviceGemm d(g, q);
+    bool const grouped = format.scheme.activations == kmoe::ActivationCode::fp8_group;
+    int const groups = grouped ? 3 : 1;
+    kmoe::Vector<kmoe::bfloat16, Host> const folded("folded", rows * k);
+    kmoe::Vector<float, Host> const scales("scales", rows * groups);
+    if (format.scheme.activations != kmoe::ActivationCode::none) {
+      using Quantize = kmoe::detail::QuantizeRows<Host>;
+      Kokkos::parallel_for(Quantize::Policy(exec, int(rows), 1),
+                           Quantize{d,
+                                    {format.scheme.activations, format.scheme.fnuz()},
+                                    folded.data(),
+                                    scales.data(),
+                                    groups});
+      exec.fence();
+      d.folded = folded.data();
+      d.x_scales = scales.data();
+      d.x_groups = groups;
+      d.x_group = grouped ? 128 : int(k);
+    }
+    kmoe::detail::tile_gemm<Host, float>(exec, "kmoe::test", d);
+    exec.fence();
+    for (std::size_t r = 0; r < 10; ++r) {
+      std::size_t const e = r < 4 ? 0 : 2;
+      std::vector<double> row(k);
+      for (std::size_t i = 0; i < k; ++i) row[i] = double(x(r, i));
+      auto const a = rounded_row(q, e, row);
+      for (std::size_t j = 0; j < n; ++j) {
+        double value = 0, sum = 0;
+        for (std::size_t i = 0; i < k; ++i) {
+          value += a[i] * w(e, j, i);
+          sum += std::abs(a[i] * w(e, j, i));
+        }
+        double const bound = kmoe::test::sum_tolerance<T>(1, 0, value) +
+                             kmoe::test::tolerance<float>(double(k) + 4, sum);
+        ASSERT_TRUE(std::abs(double(c(r, j)) - value) <= bound)
+            << format.name << " row " << r << " column " << j;
+      }
+    }
+  }
+}
+
+// Bits of a row: the same alone, among others, in another place.
+TYPED_TEST(QuantizedGemm, bits_do_not_depend_on_the_other_rows) {
+  using E = typename TypeParam::E;
+  using T = typename TypeParam::T;
+  kmoe::test::for_each_isa<E>([&] {
+    E const exec;
+    // Whole units of k take another way for one row.
+    for (std::size_t pass = 0; pass < 2 * kmoe::quant_formats().size(); ++pass) {
+      auto const& format = kmoe::quant_formats()[pass / 2];
+      std::size_t const n = 37, k = pass % 2 == 0 ? 200 : 192, rows = 70;
+      auto const q = kmoe::copy_to(exec, quantized(format.scheme, 1, n, k, 3, 1, true));
+      auto const x = kmoe::test::random_matrix<T, E>(rows, k, 5, kmoe::test::Values::normal);
+      auto const run = [&](std::size_t begin, std::size_t end) {
+        kmoe::Vector<offset_t, E> const offsets("offsets", 2);
+        kmoe::test::set_entries(
+            offsets, [&](offset_t& o, std::size_t i) { o = i == 0 ? 0 : offset_t(end - begin); });
+        auto const c = kmoe::test::poisoned_matrix<T, E>(end - begin, n);
+        kmoe::grouped_gemm<E, T>(exec, kmoe::row_range(x, begin, end), q, offsets, c);
+        exec.fence();
+        return kmoe::test::to_host(c);
+      };
+      auto const all = run(0, rows);
+      for (auto const& [begin, end] :
+           {std::pair<std::size_t, std::size_t>{0, 1}, {5, 6}, {7, 10}, {60, 70}, {69, 70}}) {
+        auto const part = run(begin, end);
+        EXPECT_EQ(std::memcmp(part.data(), all.data() + begin * n, part.size() * sizeof(T)), 0)
+            << format.name << " rows " << begin << " to " << end;
+      }
+    }
+  });
+}
+
+// An MLP of quantized weights against the dense one of the decoded weights: every layout,
+// activation and weighting, empty experts, dense calls.
+TYPED_TEST(QuantizedGemm, mlp_matches_the_dense_one_of_the_decoded_weights) {
+  using E = typename TypeParam::E;
+  using T = typename TypeParam::T;
+  using Bias = kmoe::Matrix<kmoe::accumulate_t<T>, E>;
+  E const exec;
+  index_t const experts = 4, hidden = 96, inner = 45, tokens = 9, slots = 2;
+  int round = 0;
+  for (auto const layout : {kmoe::GateUpLayout::gate_first, kmoe::GateUpLayout::up_first,
+                            kmoe::GateUpLayout::interleaved, kmoe::GateUpLayout::plain}) {
+    for (auto const activation : {kmoe::Activation::silu, kmoe::Activation::gelu_tanh,
+                                  kmoe::Activation::relu2, kmoe::Activation::swiglu_oai}) {
+      bool const plain = layout == kmoe::GateUpLayout::plain;
+      if (plain && activation == kmoe::Activation::swiglu_oai) continue;
+      ++round;
+      auto const scheme = kmoe::quant_scheme(round % 2 == 0 ? "mxfp4" : "int4_zero");
+      std::size_t const rows = plain ? inner : 2 * inner;
+      int const parts = layout == kmoe::GateUpLayout::interleaved || plain ? 1 : 2;
+      auto const gate_up = quantized(scheme, experts, rows, hidden, 1, parts, false);
+      auto const down = quantized(scheme, experts, hidden, inner, 2, 1, false);
+      kmoe::ExpertWeights<E, T> packed, dense;
+      packed.layout = dense.layout = layout;
+      packed.quantized_gate_up = kmoe::copy_to(exec, gate_up);
+      packed.quantized_down = kmoe::copy_to(exec, down);
+      packed.gate_up_bias = dense.gate_up_bias =
+          kmoe::test::random_matrix<typename Bias::value_type, E>(experts, rows, 3);
+      packed.down_bias = dense.down_bias =
+          kmoe::test::random_matrix<typename Bias::value_type, E>(experts, hidden, 4);
+      auto const decode = [](kmoe::QuantizedHostTensor const& q) {
+        auto const w = kmoe::dequantize(q);
+        kmoe::Tensor3<T, E> const out("w", w.extent(0), w.extent(1), w.extent(2));
+        kmoe::test::set_entries(out, [&](T& x, std::size_t i) { x = T(w.data()[i]); });
+        return out;
+      };
+      dense.gate_up = decode(gate_up);
+      dense.down = decode(down);
+      kmoe::ExpertOptions options;
+      options.activation = activation;
+      options.router_weight_on_input = round % 3 == 0;
+
+      auto const x = kmoe::test::random_matrix<T, E>(tokens, hidden, 5);
+      auto const weights = kmoe::test::random_matrix<float, E>(tokens, slots, 6);
+      kmoe::Matrix<index_t, E> const ids("ids", tokens, slots);
+      kmoe::test::set_entries(ids, [&](index_t& id, std::size_t i) {  // expert 2 is empty
+        id = i % 5 == 4 ? -1 : index_t(i * 3 % 4 == 2 ? 3 : i * 3 % 4);
+      });
+      auto const run = [&](kmoe::ExpertWeights<E, T> const& w) {
+        kmoe::ExpertMlp<E, T> mlp(exec, w, options);
+        kmoe::Permutation<E> permutation;
+        kmoe::Workspace<E> told;
+        kmoe::ExpertMlp<E, T>::bind_shape(exec, told, hidden, inner, !plain, tokens * slots,
+                                          w.scheme());
+        kmoe::Workspace<E> bound;
+        mlp.bind(exec, bound, tokens * slots);
+        EXPECT_EQ(told.bytes(), bound.bytes());
+        auto const workspace = kmoe::make_workspace<E>([&](kmoe::Workspace<E>& ws) {
+          permutation.bind(ws, tokens, slots, experts);
+          mlp.bind(exec, ws, tokens * slots);
+        });
+        kmoe::make_permutation<E>(exec, ids, permutation);
+        kmoe::Matrix<T, E> const out("rows", tokens * slots, hidden);
+        mlp.forward(exec, x, permutation, weights, out);
+        exec.fence();
+        EXPECT_GT(mlp.weight_bytes(), 0U);
+        return kmoe::test::to_host(out);
+      };
+      auto const got = run(packed), expected = run(dense);
+      double difference = 0, norm = 0;
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        double const e = double(expected.data()[i]);
+        difference += std::pow(double(got.data()[i]) - e, 2);
+        norm += e * e;
+      }
+      // The decoded integers times their scales do not fit 16 bits exactly.
+      double const bound = sizeof(T) == 2 ? 1e-2 : 2e-6;
+      EXPECT_GT(norm, 0.1);
+      EXPECT_LE(std::sqrt(difference / norm), bound)
+          << to_string(layout) << " " << to_string(activation) << " " << to_string(scheme);
+    }
+  }
+}
+
+}  // namespace
