@@ -21,6 +21,8 @@
 #include <Kokkos_BitManipulation.hpp>
 #include <Kokkos_Macros.hpp>
 
+#include <kmoe/core/config.hpp>
+
 namespace kmoe KMOE_API {
 
 namespace detail {
