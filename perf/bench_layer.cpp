@@ -49,7 +49,7 @@ struct Settings {
   std::vector<index_t> tokens;
   std::vector<index_t> custom;  // H, I, E, K
   index_t max_tokens = 0;
-  std::string flush = "write";
+  std::string flush = "read";
   double budget = on_gpu ? 0.05 : 0.2;
 };
 
