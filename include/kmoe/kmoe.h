@@ -237,7 +237,8 @@ KMOE_API const char* kmoe_last_error(void);
 KMOE_API int kmoe_version(void);
 /** @} */
 
-/** \name Start and end @{ */
+/** \name Start and end
+ * @{ */
 
 /**
  * Starts Kokkos unless it runs already. May be called again; each call needs its kmoe_finalize.
@@ -263,7 +264,8 @@ KMOE_API int kmoe_finalize(void);
 KMOE_API int kmoe_is_initialized(int* initialized);
 /** @} */
 
-/** \name Groups of ranks @{ */
+/** \name Groups of ranks
+ * @{ */
 
 /** A group of one rank that needs no MPI. */
 KMOE_API int kmoe_comm_create_self(kmoe_comm* comm);
@@ -279,7 +281,8 @@ KMOE_API int kmoe_comm_size(kmoe_comm comm, int32_t* size);
 KMOE_API int kmoe_comm_destroy(kmoe_comm comm);
 /** @} */
 
-/** \name Layers @{ */
+/** \name Layers
+ * @{ */
 
 /** Defaults; `size` is sizeof(kmoe_layer_options) of the caller. */
 KMOE_API int kmoe_layer_options_init(kmoe_layer_options* options, size_t size);
@@ -369,7 +372,8 @@ KMOE_API int kmoe_layer_get_report(kmoe_layer layer, kmoe_layer_report* report);
 KMOE_API int kmoe_layer_destroy(kmoe_layer layer);
 /** @} */
 
-/** \name Checkpoints @{ */
+/** \name Checkpoints
+ * @{ */
 
 /** Opens a Hugging Face directory (config.json, safetensors). Not collective. */
 KMOE_API int kmoe_checkpoint_open(const char* directory, kmoe_checkpoint* checkpoint);

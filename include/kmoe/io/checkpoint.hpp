@@ -76,8 +76,9 @@ class Checkpoint {
 
   friend class CheckpointQuantizer;
   template <ExecutionSpace E, Element T>
-  friend LayerWeights<E, T> load_weights(E const&, Checkpoint const&, MoeBlock const&,
-                                         std::span<index_t const>, Quantized);
+  friend LayerWeights<E, T> load_weights(E const& exec, Checkpoint const& checkpoint,
+                                         MoeBlock const& block, std::span<index_t const> experts,
+                                         Quantized quantized);
 };
 
 /// Weights of `block` for the experts with the given global ids, in that order, converted to T (all
