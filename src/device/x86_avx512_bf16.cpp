@@ -176,15 +176,15 @@ struct Simd {
   static void decode_e4m3(std::uint8_t const* codes, std::int64_t whole, bf16_bits* out) {
     for (std::int64_t k = 0; k < whole; k += 32) {
       std::uint8_t const* const from = codes + k - k % quant_unit / 2;
-      __m256i const bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(load<__m128i>(from)),
-                                                    load<__m128i>(from + 32), 1);
-      store(out + k, e4m3<Fnuz>(bytes));
+      __m256i const octets = _mm256_inserti128_si256(_mm256_castsi128_si256(load<__m128i>(from)),
+                                                     load<__m128i>(from + 32), 1);
+      store(out + k, e4m3<Fnuz>(octets));
     }
   }
   /// 32 codes; Fnuz has the bias 8.
   template <bool Fnuz>
-  static __m512i e4m3(__m256i bytes) {
-    __m512i const words = _mm512_cvtepu8_epi16(bytes);
+  static __m512i e4m3(__m256i octets) {
+    __m512i const words = _mm512_cvtepu8_epi16(octets);
     __m512i const magnitude = _mm512_and_si512(words, _mm512_set1_epi16(0x7f));
     __m512i const sign = _mm512_slli_epi16(_mm512_and_si512(words, _mm512_set1_epi16(0x80)), 8);
     __m512i value = _mm512_add_epi16(_mm512_slli_epi16(magnitude, 4),
