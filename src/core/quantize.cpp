@@ -40,22 +40,6 @@ float most_of(QuantScheme const& scheme) {
   }
 }
 
-/// What a code stands for without its scale.
-float value_of(QuantScheme const& scheme, std::uint8_t code, int zero) {
-  switch (scheme.code) {
-    case WeightCode::e4m3fn:
-      return decode_e4m3fn(code);
-    case WeightCode::e4m3fnuz:
-      return decode_e4m3fnuz(code);
-    case WeightCode::e2m1:
-      return decode_e2m1(code);
-    case WeightCode::int8:
-      return static_cast<float>(static_cast<std::int8_t>(code));
-    default:
-      return static_cast<float>(static_cast<int>(code) - zero);
-  }
-}
-
 std::uint8_t code_of(QuantScheme const& scheme, float x, int zero) {
   switch (scheme.code) {
     case WeightCode::e4m3fn:
@@ -215,7 +199,7 @@ Floats dequantize(QuantizedHostTensor const& t) {
           t.scheme.bits() == 8 ? byte : (k % 2 == 0 ? byte & 0xfU : byte >> 4U));
       offset_t const block = k / t.block_cols();
       int const zero = t.scheme.zero_points ? t.zero_points(e, row, block) & 15 : 8;
-      float const value = value_of(t.scheme, code, zero);
+      float const value = value_of(t.scheme.code, code, zero);
       switch (t.scheme.scale) {
         case ScaleCode::f32:
           out(e, n, k) = value * t.scales(e, row, block);

@@ -233,6 +233,9 @@ inline void store_columns(V v, X* out, std::int64_t columns) {
   constexpr int lanes = sizeof(V) / sizeof(v[0]);
   if (columns >= lanes) {
     narrow<S>(v, out);
+  } else if constexpr (sizeof(X) == sizeof(v[0])) {
+    // Not through an array: with its fake stack GCC does not keep the 64-byte alignment of one.
+    for (std::int64_t i = 0; i < columns; ++i) out[i] = v[i];
   } else {
     X whole[lanes];
     narrow<S>(v, whole);

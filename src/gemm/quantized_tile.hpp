@@ -10,6 +10,7 @@
 
 #include <kmoe/core/quantize_row.hpp>
 
+#include "device/warp.hpp"
 #include "gemm/device_gemm.hpp"
 
 namespace kmoe::detail {
@@ -69,23 +70,10 @@ struct QuantPointers {
         part_scales(t.part_scales.data()),
         input_scales(t.input_scales.extent(0) == 0 ? nullptr : t.input_scales.data()) {}
 
-  KOKKOS_INLINE_FUNCTION float value(std::uint8_t code, int zero) const {
-    switch (scheme.code) {
-      case WeightCode::e4m3fn:
-        return decode_e4m3fn(code);
-      case WeightCode::e4m3fnuz:
-        return decode_e4m3fnuz(code);
-      case WeightCode::e2m1:
-        return decode_e2m1(code);
-      case WeightCode::int8:
-        return static_cast<float>(static_cast<std::int8_t>(code));
-      default:
-        return static_cast<float>(static_cast<int>(code) - zero);
-    }
-  }
   /// Elements column .. column + count - 1 of row `row` of all experts' rows; the columns lie in
   /// one block.
-  KOKKOS_INLINE_FUNCTION void read(offset_t row, int column, int count, float* values) const {
+  template <int N>
+  KOKKOS_INLINE_FUNCTION void read(offset_t row, int column, int count, float (&values)[N]) const {
     auto const expert = static_cast<index_t>(row / rows);
     auto const n = static_cast<index_t>(row - expert * rows);
     index_t const part = n / part_rows;
@@ -102,13 +90,15 @@ struct QuantPointers {
     int const zero = scheme.zero_points ? zero_points[at] & 15 : 8;
     std::uint8_t const* const from = codes + row * row_bytes;
     bool const pairs = scheme.bits() == 4;
-    for (int i = 0; i < count; ++i) {
+    KMOE_UNROLL
+    for (int i = 0; i < N; ++i) {
+      if (i >= count) continue;
       int const k = column + i;
       std::uint8_t const byte = from[pairs ? k / 2 : k];
       auto const code = static_cast<std::uint8_t>(!pairs       ? byte
                                                   : k % 2 == 0 ? byte & 15U
                                                                : byte >> 4U);
-      values[i] = value(code, zero) * scale;
+      values[i] = value_of(scheme.code, code, zero) * scale;
     }
   }
 };
@@ -151,22 +141,27 @@ struct QuantDeviceGemm : DeviceGemm<float> {
   KOKKOS_INLINE_FUNCTION offset_t row_of_x(offset_t row) const {
     return folded != nullptr ? row - folded_first : DeviceGemm<float>::row_of_x(row);
   }
+  /// The first `count` of `values`, which stay in registers: no index depends on count.
+  template <int N>
   KOKKOS_INLINE_FUNCTION void read_x(offset_t row, int column, int count, float weight,
-                                     float* values) const {
-    if (folded != nullptr) {
-      float const scale = x_scales[row * x_groups + column / x_group];
-      for (int i = 0; i < count; ++i) {
-        values[i] = static_cast<float>(folded[row * k + column + i]) * scale;
-      }
-      return;
-    }
-    for (int i = 0; i < count; ++i) {
+                                     float (&values)[N]) const {
+    float const scale =
+        folded == nullptr || count <= 0 ? 1 : x_scales[row * x_groups + column / x_group];
+    KMOE_UNROLL
+    for (int i = 0; i < N; ++i) {
+      if (i >= count) continue;
       offset_t const at = row * k + column + i;
-      values[i] = input_weights == nullptr ? read_element(x_data, type, at)
-                                           : read_weighted(x_data, type, at, weight);
+      if (folded != nullptr) {
+        values[i] = static_cast<float>(folded[at]) * scale;
+      } else {
+        values[i] = input_weights == nullptr ? read_element(x_data, type, at)
+                                             : read_weighted(x_data, type, at, weight);
+      }
     }
   }
-  KOKKOS_INLINE_FUNCTION void read_b(offset_t row, int column, int count, float* values) const {
+  template <int N>
+  KOKKOS_INLINE_FUNCTION void read_b(offset_t row, int column, int count,
+                                     float (&values)[N]) const {
     if (count > 0) weights.read(row, column, count, values);
   }
   KOKKOS_INLINE_FUNCTION float read_bias(offset_t i) const {

@@ -354,7 +354,12 @@ struct MoeLayer<E, T>::Impl {
     auto const received = [&] {
       PhaseScope<E> const scope(exec, "kmoe::MoeLayer::dispatch", phase(detail::Phase::dispatch),
                                 profiling);
-      return dispatcher->dispatch(exec, x, routing);
+      auto out = dispatcher->dispatch(exec, x, routing);
+      if (!groups_with_experts(out)) {
+        group_by_expert(exec, out.expert_ids, buffers.mask_map, buffers.permutation,
+                        buffers.rows_per_expert);
+      }
+      return out;
     }();
     CombineInput<E, T> computed{received.format, buffers.rows, buffers.permutation};
     {
@@ -374,15 +379,19 @@ struct MoeLayer<E, T>::Impl {
     totals.bytes_sent += step.bytes_sent;
   }
 
+  /// Whether the launch of the experts is given ungrouped ids, which it can group by itself. Phases
+  /// that are timed are kept apart.
+  bool groups_with_experts(DispatchOutput<E, T> const& received) const {
+    return ExpertMlp<E, T>::may_group() && !profiling && shape.num_user == 0 &&
+           std::holds_alternative<LocalExpertIds<E>>(received.expert_ids);
+  }
+
   /// The experts on what was dispatched. \return whether y is made, too
   bool compute(E const& exec, DispatchOutput<E, T> const& received, bool alone,
                Matrix<T, E> const& y) {
     auto const& tokens = received.hidden_states;
     auto const weights = config.no_combine ? Matrix<float const, E>() : received.topk_weights;
-    auto const* const local = std::get_if<LocalExpertIds<E>>(&received.expert_ids);
-    if (local == nullptr || shape.num_user > 0) {
-      group_by_expert(exec, received.expert_ids, buffers.mask_map, buffers.permutation,
-                      buffers.rows_per_expert);
+    if (!groups_with_experts(received)) {
       auto mlp = buffers.permutation;
       mlp.expert_offsets = Vector<offset_t, E>(mlp.expert_offsets.data(),
                                                static_cast<std::size_t>(shape.num_mlp) + 1);
@@ -390,16 +399,15 @@ struct MoeLayer<E, T>::Impl {
       if (shape.num_user > 0) user_rows(exec, tokens, weights);
       return false;
     }
-    bool const whole =
-        alone && !profiling && dispatcher->combines_by_itself() && tokens.extent(0) == y.extent(0);
-    if (whole) {
-      experts.forward_combined(exec, tokens, local->ids, buffers.permutation,
-                               buffers.rows_per_expert, weights, buffers.rows, y);
-    } else {
-      experts.forward(exec, tokens, local->ids, buffers.permutation, buffers.rows_per_expert,
-                      weights, buffers.rows);
+    auto const& ids = std::get<LocalExpertIds<E>>(received.expert_ids).ids;
+    if (alone && dispatcher->combines_by_itself() && tokens.extent(0) == y.extent(0)) {
+      experts.forward_combined(exec, tokens, ids, buffers.permutation, buffers.rows_per_expert,
+                               weights, buffers.rows, y);
+      return true;
     }
-    return whole;
+    experts.forward(exec, tokens, ids, buffers.permutation, buffers.rows_per_expert, weights,
+                    buffers.rows);
+    return false;
   }
 
   /// Shared expert on the tokens that this rank adds up: those rows of [T, H], or empty.

@@ -144,7 +144,7 @@ TEST(Observe, RegionsAreBalancedAfterAThrowInAPhase) {
   Fixture f;
   if (f.comm.size() > 1) GTEST_SKIP() << "needs one rank";
   for (bool const profiling : {false, true}) {
-    for (char const* phase : {"route", "experts", "combine", "shared"}) {
+    for (char const* phase : {"route", "dispatch", "combine", "shared"}) {
       Regions const regions;
       auto layer = f.layer();
       layer.set_profiling(profiling);

@@ -33,6 +33,7 @@
 #include <string>
 #include <string_view>
 
+#include <kmoe/core/codes.hpp>
 #include <kmoe/core/types.hpp>
 
 namespace kmoe KMOE_API {
@@ -87,6 +88,23 @@ struct QuantScheme {
     return (columns * bits() + 7) / 8;
   }
 };
+
+/// What a code stands for without its scale.
+/// \param zero the code of 0 where codes are int4 (8, or the group's zero point)
+[[nodiscard]] KOKKOS_INLINE_FUNCTION float value_of(WeightCode type, std::uint8_t code, int zero) {
+  switch (type) {
+    case WeightCode::e4m3fn:
+      return decode_e4m3fn(code);
+    case WeightCode::e4m3fnuz:
+      return decode_e4m3fnuz(code);
+    case WeightCode::e2m1:
+      return decode_e2m1(code);
+    case WeightCode::int8:
+      return static_cast<float>(static_cast<std::int8_t>(code));
+    default:
+      return static_cast<float>(static_cast<int>(code) - zero);
+  }
+}
 
 struct QuantFormat {
   std::string_view name;

@@ -67,6 +67,11 @@ class ExpertMlp {
   void forward(E const& exec, InMatrix<T, E> x, Permutation<E> const& permutation,
                InMatrix<float, E> topk_weights, Matrix<T, E> const& rows) const;
 
+  /// Whether forward() with ids can save the kernel that groups them: on devices it may.
+  static constexpr bool may_group() {
+    return !Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename E::memory_space>::accessible;
+  }
+
   /// make_permutation(exec, expert_ids, permutation, rows_per_expert), then forward(): the same
   /// results. One kernel on Hopper for 16-bit elements and T * K <= 2048.
   /// \param expert_ids [T, K], local; not a part of `permutation`
