@@ -160,9 +160,9 @@ TYPED_TEST(CApiDevice, takes_pointers_into_its_memory_and_matches_plain_loops) {
   using T = TypeParam;
   Part<T> part;
   kmoe_layer const layer = part.create();
-  ASSERT_EQ(kmoe_layer_route(layer, part.tokens, part.x.data(), part.ids.data(),
-                             part.scores.data()),
-            KMOE_SUCCESS)
+  ASSERT_EQ(
+      kmoe_layer_route(layer, part.tokens, part.x.data(), part.ids.data(), part.scores.data()),
+      KMOE_SUCCESS)
       << kmoe_last_error();
   ASSERT_EQ(kmoe_layer_fence(layer), KMOE_SUCCESS);
   auto const y = part.forward(layer);

@@ -59,8 +59,9 @@ struct WorkspaceMemory {
 /// within the latter its phases (shared, route, dispatch, experts, combine, named alike); what was
 /// begun ends also when an error is thrown.
 /// The environment variable KMOE_LOG (info, debug) asks for lines on stderr, KMOE_SUMMARY=FILE for
-/// a JSON file about the layers of a process, written when they end ("%r" in FILE is the rank;
-/// without it rank 0 writes; implies profiling). Nothing is printed or written otherwise.
+/// a JSON file about the layers of a process, each written when it ends, or else when Kokkos or the
+/// process do ("%r" in FILE is the rank; without it rank 0 writes; implies profiling). Nothing is
+/// printed or written otherwise.
 ///
 /// Reproducibility: y is bitwise the same for any number of ranks, placement, dispatcher, id space,
 /// chunk size and split of the tokens, on one backend, element type and instruction set.
