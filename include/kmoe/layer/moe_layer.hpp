@@ -134,7 +134,7 @@ class MoeLayer {
                                       index_t max_tokens_per_rank, bool gated,
                                       QuantScheme const& experts = {},
                                       QuantScheme const& shared = {});
-  /// Bytes of the repacked weights held by the layer on this rank.
+  /// Bytes of the experts' weights on this rank: repacked on a host, as given on a device.
   [[nodiscard]] std::size_t weight_bytes() const;
   /// Tokens per rank that are in flight at once (see MoeConfig::workspace_limit_bytes).
   [[nodiscard]] index_t chunk_tokens() const;
