@@ -54,7 +54,7 @@ struct Block {
   }
 
   __device__ int k_tiles(int product) const {
-    constexpr int k = Tile::depth * tile_k;
+    constexpr int k = Tile::depth * Tile::row_k;
     return (launch.products[product].k + k - 1) / k;
   }
 
@@ -101,7 +101,7 @@ struct Block {
 #pragma unroll
         for (int copy = 0; copy < Tile::weight_bytes / Tile::copy_bytes; ++copy) {
           constexpr int parts = Tile::features / Tile::copy_features;
-          int const part = copy % parts, k = (kt * Tile::depth + copy / parts) * tile_k;
+          int const part = copy % parts, k = (kt * Tile::depth + copy / parts) * Tile::row_k;
           std::uint32_t const to = stage(ring.stage) + copy * Tile::copy_bytes;
           int const feature = task.feature * Tile::features + part * Tile::copy_features;
           if (product.halves == Halves::none) {
@@ -127,8 +127,18 @@ struct Block {
     return task;
   }
 
+  // What blocks derived from this one replace, see fp8_kernel.hpp.
+  static constexpr int token_arrivals = loader_threads;  // at a stage
+  __device__ int beside_rows(Task const&, int const*) const { return 0; }
+  __device__ void bring_beside_rows(int, int, int) const {}
+  template <Operand>
+  __device__ bool finish_gated(Sums&, Task const&, int, int) const {
+    return false;
+  }
+
   /// Warps 1 to 3: the token rows of every tile. Eight lanes bring 128 bytes of a row.
-  __device__ void load_tokens() {
+  template <Operand Type, class Self>
+  __device__ void load_tokens(Self& self) {
     constexpr int step = loader_threads / 8;  // rows that are brought at once
     constexpr int steps = (Tokens + step - 1) / step;
     constexpr int own_rows = (Tokens + loader_threads - 1) / loader_threads;
@@ -172,7 +182,7 @@ struct Block {
       named_barrier(1, loader_threads);
 
       std::uint32_t pieces[steps];  // where a row's piece begins, in 16 bytes
-      std::uint32_t const pitch = product.k / 8;
+      std::uint32_t const pitch = product.k / Tile::piece_k;
 #pragma unroll
       for (int n = 0; n < steps; ++n) {
         if (first + n * step < Tokens) pieces[n] = table[first + n * step] * pitch + piece;
@@ -182,6 +192,7 @@ struct Block {
         while (load_acquire(ready(task.tile)) < expected) __nanosleep(32);
       }
       auto const* const in = static_cast<uint4 const*>(product.in);
+      auto const beside = self.beside_rows(task, table);
       int const tiles = k_tiles(task.product);
       // The next tile is looked up while the last stages of this one are on their way. To hand it
       // out at a step, the weights need the rows of all but Stages - 1 steps up to it.
@@ -194,10 +205,10 @@ struct Block {
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
 #pragma unroll
         for (int sub = 0; sub < Tile::depth; ++sub) {
-          int const k = (kt * Tile::depth + sub) * tile_k;
+          int const k = (kt * Tile::depth + sub) * Tile::row_k;
           std::uint32_t const base = stage(ring.stage) + sub * Tokens * row_bytes;
           std::uint32_t const at[2] = {base + to[0], base + to[1]};
-          uint4 const* const from = in + k / 8;
+          uint4 const* const from = in + k / Tile::piece_k;
           auto const bring = [&](auto const& copy) {
 #pragma unroll
             for (int n = 0; n < steps; n += 2) {
@@ -210,15 +221,16 @@ struct Block {
               }
             }
           };
-          if (k + tile_k <= product.k) {
+          if (k + Tile::row_k <= product.k) {
             bring([](std::uint32_t to, void const* from) { copy_async_16(to, from); });
           } else {
-            bool const inside = k + piece * 8 < product.k;
+            bool const inside = k + piece * Tile::piece_k < product.k;
             bring([=](std::uint32_t to, void const* from) {
               inside ? copy_async_16(to, from) : copy_async_zeros_16(to, in);
             });
           }
         }
+        self.bring_beside_rows(beside, ring.stage, kt);
         copy_async_arrive(full(ring.stage));
         ring.next();
       }
@@ -271,7 +283,8 @@ struct Block {
 
   template <Operand Type>
   __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group, int tiles,
-                                           bool signals, int count) {
+                                           bool signals, Task const& task) {
+    int const count = task.count;
 #define KMOE_CASE(n)                                                               \
   if constexpr (n <= Tokens) {                                                     \
     if (count > n - 8) return multiply<Type, n>(acc, ring, group, tiles, signals); \
@@ -295,15 +308,15 @@ struct Block {
 #undef KMOE_CASE
   }
 
-  template <Operand Type>
-  __device__ void consume(int group);
+  template <Operand Type, class Self>
+  __device__ void consume(Self& self, int group);
   template <Operand Type>
   __device__ void add_rows(int barrier, int thread) const;
 };
 
 template <class Tile>
-template <Operand Type>
-__device__ void Block<Tile>::consume(int group) {
+template <Operand Type, class Self>
+__device__ void Block<Tile>::consume(Self& self, int group) {
   int const thread = threadIdx.x % group_threads, warp = thread / 32, lane = thread % 32;
   int const barrier = 2 + group;
   std::uint32_t const staging = base + Tile::staging + group * Tile::staging_bytes;
@@ -331,7 +344,7 @@ __device__ void Block<Tile>::consume(int group) {
       }
     }
 
-    multiply<Type>(acc, ring, group, k_tiles(task.product), lane == 0, task.count);
+    self.template multiply<Type>(acc, ring, group, k_tiles(task.product), lane == 0, task);
 
     if (weighted) {
 #pragma unroll
@@ -343,7 +356,9 @@ __device__ void Block<Tile>::consume(int group) {
     }
 
     auto* const out = static_cast<std::uint16_t*>(product.out);
-    if (gated) {
+    if (gated && self.template finish_gated<Type>(acc, task, group, thread)) {
+      // It is.
+    } else if (gated) {
       constexpr int chunk = Tile::sums < 128 ? Tile::sums : 128;
       constexpr int own = Tile::copy_features / 2;
       int const width = product.features / 2;
@@ -516,17 +531,14 @@ __device__ void Block<Tile>::add_rows(int barrier, int thread) const {
   }
 }
 
-template <Operand Type, class Tile>
-__global__ void __launch_bounds__(Tile::threads, 1)
-    experts_kernel(__grid_constant__ Launch const launch) {
-  extern __shared__ char raw[];
-  std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
-  Block<Tile> block{launch, base, raw + (base - address), {}};
+/// All of a kernel: `block` knows its shared memory.
+template <Operand Type, class Tile, class Block>
+__device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
   if (threadIdx.x == 0) {
     for (int p = 0; p < launch.count; ++p) tensor_prefetch(&launch.maps[p]);
     constexpr int consumer_warps = Tile::groups * group_threads / 32;
     for (int s = 0; s < Tile::stages; ++s) {
-      barrier_init(block.full(s), 1 + loader_threads);
+      barrier_init(block.full(s), 1 + Block::token_arrivals);
       barrier_init(block.empty(s), consumer_warps);
     }
     for (int p = 0; p < task_places; ++p) {
@@ -541,16 +553,16 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   block.make_schedule();
 
   if (threadIdx.x < group_threads) {
-    registers_give<Tile::groups == 1 ? 104 : 72>();
+    registers_give<Tile::loader_registers>();
     if (threadIdx.x == 0) {
       block.load_weights(number);
     } else if (threadIdx.x >= 32) {
-      block.load_tokens();
+      block.template load_tokens<Type>(block);
     }
     __syncwarp();
   } else {
-    registers_take<Tile::groups == 1 ? 240 : 216>();
-    block.template consume<Type>(static_cast<int>(threadIdx.x) / group_threads - 1);
+    registers_take<Tile::registers>();
+    block.template consume<Type>(block, static_cast<int>(threadIdx.x) / group_threads - 1);
   }
 
   // The last block leaves the counters as it found them.
@@ -563,6 +575,15 @@ __global__ void __launch_bounds__(Tile::threads, 1)
       }
     }
   }
+}
+
+template <Operand Type, class Tile>
+__global__ void __launch_bounds__(Tile::threads, 1)
+    experts_kernel(__grid_constant__ Launch const launch) {
+  extern __shared__ char raw[];
+  std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
+  Block<Tile> block{launch, base, raw + (base - address), {}};
+  run_block<Type, Tile>(launch, block);
 }
 
 }  // namespace kmoe::device::sm90

@@ -65,6 +65,10 @@ __device__ __forceinline__ void copy_async_16(std::uint32_t to, void const* from
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
                : "memory");
 }
+/// Of 4 bytes.
+__device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
 /// Writes 16 zero bytes in the order of those copies; reads nothing.
 __device__ __forceinline__ void copy_async_zeros_16(std::uint32_t to, void const* valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, 0;" ::"r"(to), "l"(valid) : "memory");
