@@ -126,7 +126,9 @@ struct Model {
     }
     if (way != Way::combined) kmoe::unpermute<E, T>(exec, rows, permutation, {}, y);
     exec.fence();
-    Result result{{"rows", tokens * slots, hidden}, {"y", tokens, hidden}};
+    Result result;
+    result.rows = decltype(result.rows)("rows", tokens * slots, hidden);
+    result.y = decltype(result.y)("y", tokens, hidden);
     auto const by_row = kmoe::test::to_host(rows);
     auto const row_of_slot = kmoe::test::to_host(permutation.row_of_slot);
     for (std::size_t s = 0; s < tokens * slots; ++s) {

@@ -39,7 +39,7 @@ struct Fp8Tile : Tile<Features, Tokens, Stages, Groups, Depth> {
   using Base = Tile<Features, Tokens, Stages, Groups, Depth>;
   static constexpr bool codes = Codes;
   static constexpr int row_k = scale_k, piece_k = 16;
-  static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? 64 : 168;
+  static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? 56 : 168;
   static constexpr int registers = Groups == 1 ? 240 : Codes ? 224 : 168;
   // Of a step of k: those of the tokens, then for each group of the first and the second halves.
   static constexpr int step_scales = Tokens + 2 * Groups;
@@ -114,7 +114,7 @@ struct Fp8Block : Block<Tile> {
   template <Operand Type>
   __device__ void quantize_tokens() const {
     constexpr int quads = Tokens / 4, rounds = Tile::depth * quads;  // of four rows each
-    constexpr int batch = rounds < 4 ? rounds : 4;
+    constexpr int batch = rounds < 8 ? rounds : 8;
     constexpr int warps = loader_threads / 32;
     int const warp = threadIdx.x / 32 - 1, lane = threadIdx.x % 32;
     int const piece = lane % 8, own_row = lane / 8;
@@ -215,53 +215,73 @@ struct Fp8Block : Block<Tile> {
     return value;
   }
 
+  /// sums = 128 of k of a stage for the 64 features of a part; not waited for.
+  template <int N, int Size>
+  __device__ __forceinline__ void multiply_block(float (&sums)[Size], int stage, int sub,
+                                                 int part) const {
+    std::uint32_t const at = this->stage(stage);
+    auto const left = matrix_descriptor(at + sub * Tile::features * row_bytes +
+                                        part * Tile::copy_bytes);
+    auto const right = matrix_descriptor(at + Tile::weight_bytes + sub * Tokens * row_bytes);
+    wgmma_begin();
+#pragma unroll
+    for (int inner = 0; inner < scale_k / 32; ++inner) {
+      wgmma<Operand::e4m3, N>(sums, left + 2 * inner, right + 2 * inner, inner != 0);
+    }
+    wgmma_commit();
+  }
+  /// d += sums times the scales.
+  template <int N, int Size, int Columns>
+  __device__ __forceinline__ void add_block(float (&d)[Columns], float (&sums)[Size], int stage,
+                                            int sub, int group) const {
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+    float const* const scale = scales_at(stage, sub);
+    float2 const weight = *reinterpret_cast<float2 const*>(scale + Tokens + 2 * group);
+#pragma unroll
+    for (int j = 0; j < N / 8; ++j) {
+      float2 const token =
+          *reinterpret_cast<float2 const*>(scale + 8 * j + 2 * (threadIdx.x % 4));
+      d[4 * j] = fmaf(sums[4 * j], token.x * weight.x, d[4 * j]);
+      d[4 * j + 1] = fmaf(sums[4 * j + 1], token.y * weight.x, d[4 * j + 1]);
+      d[4 * j + 2] = fmaf(sums[4 * j + 2], token.x * weight.y, d[4 * j + 2]);
+      d[4 * j + 3] = fmaf(sums[4 * j + 3], token.y * weight.y, d[4 * j + 3]);
+    }
+  }
+
   /// The sums of one tile for N tokens.
   template <int N>
   __device__ __forceinline__ void multiply_columns(Sums& acc, Ring<Stages>& ring, int group,
-                                                   int tiles, int blocks, bool signals) {
-    int const lane = threadIdx.x % 32;
-    float sums[N / 2];
+                                                   int tiles, int blocks, bool signals) const {
+    constexpr int parts = Tile::parts;
+    // Registers for two blocks: one is added while the next is multiplied. Else the other group
+    // multiplies meanwhile.
+    constexpr bool both = parts == 2 && Tile::depth == 1 && N <= (Tokens == 96 ? 96 : 64);
+    float sums[both ? 2 : 1][N / 2];
 #pragma unroll
-    for (int part = 0; part < Tile::parts; ++part) {
+    for (int part = 0; part < parts; ++part) {
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) acc[part][i] = 0.0F;
     }
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(this->full(ring.stage), ring.phase);
       proxy_fence();
-      std::uint32_t const at = this->stage(ring.stage);
+      if constexpr (both) {
+        multiply_block<N>(sums[0], ring.stage, 0, group * parts);
+        multiply_block<N>(sums[1], ring.stage, 0, group * parts + 1);
+        wgmma_wait<1>();
+        add_block<N>(acc[0], sums[0], ring.stage, 0, group);
+        wgmma_wait<0>();
+        add_block<N>(acc[1], sums[1], ring.stage, 0, group);
+      } else {
 #pragma unroll
-      for (int sub = 0; sub < Tile::depth; ++sub) {
-        if (kt * Tile::depth + sub >= blocks) break;
-        auto const left = matrix_descriptor(at + sub * Tile::features * row_bytes +
-                                            group * Tile::parts * Tile::copy_bytes);
-        auto const right =
-            matrix_descriptor(at + Tile::weight_bytes + sub * Tokens * row_bytes);
-        float const* const scale = scales_at(ring.stage, sub);
-        float2 const weight =
-            *reinterpret_cast<float2 const*>(scale + Tokens + 2 * group);
+        for (int sub = 0; sub < Tile::depth; ++sub) {
+          if (kt * Tile::depth + sub >= blocks) break;
 #pragma unroll
-        for (int part = 0; part < Tile::parts; ++part) {
-          wgmma_begin();
-#pragma unroll
-          for (int inner = 0; inner < scale_k / 32; ++inner) {
-            wgmma<Operand::e4m3, N>(sums, left + part * (Tile::copy_bytes >> 4) + 2 * inner,
-                                    right + 2 * inner, inner != 0);
-          }
-          wgmma_commit();
-          wgmma_wait<0>();
-#pragma unroll
-          for (int i = 0; i < N / 2; ++i) asm volatile("" : "+f"(sums[i])::"memory");
-#pragma unroll
-          for (int j = 0; j < N / 8; ++j) {
-            float2 const token =
-                *reinterpret_cast<float2 const*>(scale + 8 * j + 2 * (lane % 4));
-            float* const d = acc[part] + 4 * j;
-            float const* const s = sums + 4 * j;
-            d[0] = fmaf(s[0], token.x * weight.x, d[0]);
-            d[1] = fmaf(s[1], token.y * weight.x, d[1]);
-            d[2] = fmaf(s[2], token.x * weight.y, d[2]);
-            d[3] = fmaf(s[3], token.y * weight.y, d[3]);
+          for (int part = 0; part < parts; ++part) {
+            multiply_block<N>(sums[0], ring.stage, sub, group * parts + part);
+            wgmma_wait<0>();
+            add_block<N>(acc[part], sums[0], ring.stage, sub, group);
           }
         }
       }
