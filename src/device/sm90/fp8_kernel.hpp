@@ -34,10 +34,11 @@ struct Fp8Launch : Launch {
 };
 
 /// `Codes`: what comes in is codes, else elements.
-template <int Features, int Tokens, int Stages, int Groups, int Depth, bool Codes>
+template <int Features, int Tokens, int Stages, int Groups, int Depth, bool Codes, int Mode = 0>
 struct Fp8Tile : Tile<Features, Tokens, Stages, Groups, Depth> {
   using Base = Tile<Features, Tokens, Stages, Groups, Depth>;
   static constexpr bool codes = Codes;
+  static constexpr int mode = Mode, turns = Mode & 3;
   static constexpr int row_k = scale_k, piece_k = 16;
   static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? 56 : 168;
   static constexpr int registers = Groups == 1 ? 240 : Codes ? 224 : 168;
@@ -91,6 +92,7 @@ struct Fp8Block : Block<Tile> {
     return b;
   }
   __device__ void bring_beside_rows(Beside const& b, int stage, int kt) const {
+    if constexpr ((Tile::mode & 16) != 0) return;
     int const thread = threadIdx.x - 32;
     std::uint32_t const to = this->base + place_of_scales(stage, 0) + thread * 4;
 #pragma unroll
@@ -193,10 +195,10 @@ struct Fp8Block : Block<Tile> {
             int const sub = lane / 2 / Tile::groups, which = lane % (2 * Tile::groups);
             scales_at(ring.stage, sub)[Tokens + which] = weight;
           }
-          if (kt + warps < tiles) read(kt + warps, 0);
           proxy_fence();
           __syncwarp();
           if (lane == 0) barrier_arrive(this->full(ring.stage));
+          if (kt + warps < tiles) read(kt + warps, 0);  // the fence would wait for it
         }
         ring.next();
       }
@@ -230,22 +232,39 @@ struct Fp8Block : Block<Tile> {
     }
     wgmma_commit();
   }
-  /// d += sums times the scales.
-  template <int N, int Size, int Columns>
+  /// d += sums times the scales, when no more than Pending products are under way. The first scales
+  /// are read before.
+  template <int N, int Pending, int Size, int Columns>
   __device__ __forceinline__ void add_block(float (&d)[Columns], float (&sums)[Size], int stage,
                                             int sub, int group) const {
+    constexpr int batch = N < 32 ? N / 8 : 4, batches = (N / 8 + batch - 1) / batch;
+    std::uint32_t const scale = this->base + place_of_scales(stage, sub);
+    float2 const weight = load_shared(scale + 4 * (Tokens + 2 * group));
+    float2 token[2][batch];
+    auto const read = [&](int n) {
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        int const j = n * batch + i;
+        if (j < N / 8) token[n % 2][i] = load_shared(scale + 32 * j + 8 * (threadIdx.x % 4));
+      }
+    };
+    read(0);
+    wgmma_wait<Pending>();
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) asm volatile("" : "+f"(sums[i])::"memory");
-    float const* const scale = scales_at(stage, sub);
-    float2 const weight = *reinterpret_cast<float2 const*>(scale + Tokens + 2 * group);
 #pragma unroll
-    for (int j = 0; j < N / 8; ++j) {
-      float2 const token =
-          *reinterpret_cast<float2 const*>(scale + 8 * j + 2 * (threadIdx.x % 4));
-      d[4 * j] = fmaf(sums[4 * j], token.x * weight.x, d[4 * j]);
-      d[4 * j + 1] = fmaf(sums[4 * j + 1], token.y * weight.x, d[4 * j + 1]);
-      d[4 * j + 2] = fmaf(sums[4 * j + 2], token.x * weight.y, d[4 * j + 2]);
-      d[4 * j + 3] = fmaf(sums[4 * j + 3], token.y * weight.y, d[4 * j + 3]);
+    for (int n = 0; n < batches; ++n) {
+      if (n + 1 < batches) read(n + 1);
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        int const j = n * batch + i;
+        if (j >= N / 8) break;
+        float2 const t = token[n % 2][i];
+        d[4 * j] = fmaf(sums[4 * j], t.x * weight.x, d[4 * j]);
+        d[4 * j + 1] = fmaf(sums[4 * j + 1], t.y * weight.x, d[4 * j + 1]);
+        d[4 * j + 2] = fmaf(sums[4 * j + 2], t.x * weight.y, d[4 * j + 2]);
+        d[4 * j + 3] = fmaf(sums[4 * j + 3], t.y * weight.y, d[4 * j + 3]);
+      }
     }
   }
 
@@ -263,31 +282,46 @@ struct Fp8Block : Block<Tile> {
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) acc[part][i] = 0.0F;
     }
+    if constexpr (!both && Tile::turns >= 2) {
+      if (group == 1) named_barrier_arrive(6, 2 * group_threads);
+    }
+    if constexpr (!both && Tile::turns == 1) {
+      if (group == 1) named_barrier(4, 2 * group_threads);
+    }
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(this->full(ring.stage), ring.phase);
       proxy_fence();
       if constexpr (both) {
         multiply_block<N>(sums[0], ring.stage, 0, group * parts);
         multiply_block<N>(sums[1], ring.stage, 0, group * parts + 1);
-        wgmma_wait<1>();
-        add_block<N>(acc[0], sums[0], ring.stage, 0, group);
-        wgmma_wait<0>();
-        add_block<N>(acc[1], sums[1], ring.stage, 0, group);
+        add_block<N, 1>(acc[0], sums[0], ring.stage, 0, group);
+        add_block<N, 0>(acc[1], sums[1], ring.stage, 0, group);
       } else {
 #pragma unroll
         for (int sub = 0; sub < Tile::depth; ++sub) {
           if (kt * Tile::depth + sub >= blocks) break;
 #pragma unroll
           for (int part = 0; part < parts; ++part) {
+            if constexpr (Tile::turns >= 2) named_barrier(6 + group, 2 * group_threads);
             multiply_block<N>(sums[0], ring.stage, sub, group * parts + part);
-            wgmma_wait<0>();
-            add_block<N>(acc[part], sums[0], ring.stage, sub, group);
+            if constexpr (Tile::turns == 2) named_barrier_arrive(7 - group, 2 * group_threads);
+            if constexpr (Tile::turns == 3) {
+              wgmma_wait<0>();
+              named_barrier_arrive(7 - group, 2 * group_threads);
+            }
+            if constexpr (Tile::turns == 1) {
+              if (kt == 0 && part == 0 && group == 0) named_barrier_arrive(4, 2 * group_threads);
+            }
+            add_block<N, 0>(acc[part], sums[0], ring.stage, sub, group);
           }
         }
       }
       __syncwarp();
       if (signals) barrier_arrive(this->empty(ring.stage));
       ring.next();
+    }
+    if constexpr (!both && Tile::turns >= 2) {
+      if (group == 0) named_barrier(6, 2 * group_threads);
     }
   }
 

@@ -11,10 +11,22 @@
 #include <cstdint>
 
 #include "device/sm90/experts.hpp"
+#include "device/sm90/ptx.hpp"
 
 namespace kmoe::device::sm90 {
 
 inline constexpr int scale_k = 128;  // elements of a scale
+
+/// x / y as rounded by a division, of inverse = 1 / y.
+__device__ __forceinline__ float divide(float x, float y, float inverse) {
+  float const q = x * inverse;
+  return fmaf(fmaf(-q, y, x), inverse, q);
+}
+/// 1 / x, of no subnormal.
+__device__ __forceinline__ float invert(float x) {
+  float const r = reciprocal_fast(x);
+  return fmaf(fmaf(-x, r, 1.0F), r, r);
+}
 
 /// Of elements whose largest magnitude has these bits.
 template <Operand Type>
@@ -24,7 +36,7 @@ __device__ __forceinline__ float group_scale(std::uint32_t most) {
   float const largest = Type == Operand::bf16
                             ? __uint_as_float(most << 16)
                             : __half2float(__ushort_as_half(static_cast<unsigned short>(most)));
-  return fmaxf(__fdiv_rn(largest, 448.0F), 0x1p-126F);
+  return fmaxf(divide(largest, 448.0F, 1.0F / 448.0F), 0x1p-126F);
 }
 
 /// Codes of two elements divided by the scale, rounded as by a division.
@@ -40,14 +52,10 @@ __device__ __forceinline__ std::uint32_t encode_pair(std::uint32_t pair, float s
     low = v.x;
     high = v.y;
   }
-  auto const divide = [&](float x) {
-    float const q = x * inverse;
-    return fmaf(fmaf(-q, scale, x), inverse, q);
-  };
   unsigned short codes;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
       : "=h"(codes)
-      : "f"(divide(high)), "f"(divide(low)));
+      : "f"(divide(high, scale, inverse)), "f"(divide(low, scale, inverse)));
   return codes;
 }
 
@@ -65,7 +73,7 @@ __device__ __forceinline__ uint4 encode_group(uint4 const& first, uint4 const& s
 #pragma unroll
   for (int d = 1; d < 8; d *= 2) most = max(most, __shfl_xor_sync(~0U, most, d));
   scale = group_scale<Type>(most);
-  float const inverse = __frcp_rn(scale);
+  float const inverse = invert(scale);
   std::uint32_t codes[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

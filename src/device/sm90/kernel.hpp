@@ -485,7 +485,6 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     }
     bool const tells = task.product == 0 ? launch.count == 2 : launch.sides.sums != nullptr;
     if (tells && thread == 0) {
-      __threadfence();
       add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
     }
   }
