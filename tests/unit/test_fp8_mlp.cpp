@@ -194,7 +194,7 @@ class Fp8Mlp : public ::testing::Test {
 
   static void check(M const& model, bool by_chip) {
     E const exec;
-    // 3 tokens: tiles of 64 features; 40: of 128; 300: of 256, with x in codes.
+    // 3 tokens: tiles of 64 features; 40: of 256, x in codes; 300: with room for more tokens.
     typename M::Result most;
     for (std::size_t const tokens : {300, 40, 3}) {
       for (auto const way : {Way::steps, Way::grouped, Way::combined}) {

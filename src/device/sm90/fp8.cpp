@@ -89,7 +89,7 @@ void quantize_first(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
   down.in = up.out;
   what.scales[1].in = what.scales[1].out = between_scales;
   what.scales[1].in_row = 1;
-  what.scales[1].in_block = work.rows;
+  what.scales[1].in_block = static_cast<int>(work.rows);
 }
 
 /// As launch_of() of experts.cpp: sizes decide, and any choice gives the same bits.
@@ -101,11 +101,11 @@ void launch_of(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
   if (work.tokens <= 8 && active * ceil_div(features, 128) < 4 * machine().multiprocessors) {
     return launch_tile<Type, Fp8Tile<64, 8, 10, 1, 2, false>>(stream, what, work);
   }
-  if (work.tokens <= 64 && work.rows <= 16 * std::int64_t{work.groups}) {
-    return launch_tile<Type, Fp8Tile<128, 32, 9, 2, 1, false>>(stream, what, work);
-  }
   quantize_first<Type>(stream, what, all);
-  launch_tile<Type, Fp8Tile<256, 128, 4, 2, 1, true>>(stream, what, work);
+  if (work.rows <= 64 * std::int64_t{work.groups}) {
+    return launch_tile<Type, Fp8Tile<256, 64, 4, 2, 1, true>>(stream, what, work);
+  }
+  launch_tile<Type, Fp8Tile<256, 128, 4, 2, 1, true, 1>>(stream, what, work);
 }
 
 }  // namespace
@@ -117,8 +117,13 @@ std::size_t fp8_scratch_bytes(std::int64_t tokens, std::int64_t hidden_size) {
 bool takes_fp8(Fp8Work const& what) {
   Work const& work = what.work;
   if (work.count != 2 || work.products[0].halves == Halves::none || !takes(work)) return false;
+  constexpr std::int64_t most = std::int64_t{1} << 31;  // scales, in 32-bit numbers
   for (int p = 0; p < 2; ++p) {
     if (!fits(work.products[p], what.weights[p])) return false;
+    Scales const s = scales_of(work.products[p], what.weights[p]);
+    std::int64_t const rows = std::max<std::int64_t>(std::max(work.rows, work.tokens),
+                                                     std::int64_t{s.rows} * work.groups);
+    if (rows * s.blocks >= most) return false;
   }
   // Codes and scales of the intermediate, in the place of its elements.
   std::int64_t const width = work.products[1].k, elements = work.rows * width;

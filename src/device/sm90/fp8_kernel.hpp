@@ -26,7 +26,7 @@ struct Scales {
   int last;
   int second;  // rows from a first half's scale to its second half's
   float const* in;  // of the codes that come in: in_row * row + in_block * block
-  std::int64_t in_row, in_block;
+  int in_row, in_block;
   float* out;  // of the codes that go out, [blocks][max_rows]
 };
 struct Fp8Launch : Launch {
@@ -39,13 +39,18 @@ struct Fp8Tile : Tile<Features, Tokens, Stages, Groups, Depth> {
   using Base = Tile<Features, Tokens, Stages, Groups, Depth>;
   static constexpr bool codes = Codes;
   static constexpr int mode = Mode, turns = Mode & 3;
+  static constexpr bool assists = (Mode & 64) != 0;
+  static constexpr int threads = Base::threads + (assists ? group_threads : 0);
   static constexpr int row_k = scale_k, piece_k = 16;
-  static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? 56 : 168;
-  static constexpr int registers = Groups == 1 ? 240 : Codes ? 224 : 168;
+  static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? (assists ? 40 : 56) : 168;
+  static constexpr int registers = Groups == 1 ? 240 : Codes ? (assists ? 216 : 224) : 168;
   // Of a step of k: those of the tokens, then for each group of the first and the second halves.
   static constexpr int step_scales = Tokens + 2 * Groups;
   static constexpr int scales = (Base::tables + 15) / 16 * 16;  // float [Stages][Depth][..]
-  static constexpr int tables = scales + Stages * Depth * step_scales * 4;
+  // An assistant's: full, empty, then for each group elements [Tokens][64].
+  static constexpr int staged = (scales + Stages * Depth * step_scales * 4 + 127) / 128 * 128;
+  static constexpr int staged_bytes = Tokens * scale_k;  // of a group
+  static constexpr int tables = staged + (assists ? 128 + Groups * staged_bytes : 0);
   static int bytes(int groups) { return 1024 + tables + bytes_of_tables(groups); }
   static_assert(1024 + tables + bytes_of_tables(max_groups) <= shared_limit);
   static_assert(1024 + tables + bytes_of_tables(max_grouped_groups) <= shared_limit);
@@ -57,7 +62,12 @@ struct Fp8Block : Block<Tile> {
   using typename Base::Sums;
   static constexpr int Tokens = Tile::tokens, Stages = Tile::stages;
   static constexpr int token_arrivals = Tile::codes ? loader_threads : 1;
+  static constexpr bool assists = Tile::assists;
   Scales const* scales;
+  std::uint32_t staged_phase;
+
+  __device__ std::uint32_t staged_full() const { return this->base + Tile::staged; }
+  __device__ std::uint32_t staged_empty() const { return staged_full() + 8; }
 
   __device__ int place_of_scales(int stage, int sub) const {
     return Tile::scales + (stage * Tile::depth + sub) * Tile::step_scales * 4;
@@ -74,32 +84,35 @@ struct Fp8Block : Block<Tile> {
 
   struct Beside {
     static constexpr int own = (Tokens + loader_threads - 1) / loader_threads;
-    float const* from[own];
-    float const* weights;
-    std::int64_t step;
+    Scales const* scales;
+    int from[own], weights;  // where they begin, or -1
   };
   __device__ Beside beside_rows(Task const& task, int const* table) const {
     Scales const& s = scales[task.product];
     int const thread = threadIdx.x - 32;
     Beside b;
+    b.scales = &s;
 #pragma unroll
     for (int n = 0; n < Beside::own; ++n) {
       int const r = thread + n * loader_threads;
-      b.from[n] = r < task.count ? s.in + table[r] * s.in_row : nullptr;
+      b.from[n] = r < task.count ? table[r] * s.in_row : -1;
     }
-    b.weights = thread < 2 * Tile::groups ? weight_scales(task, thread / 2, thread % 2) : nullptr;
-    b.step = s.in_block;
+    b.weights = -1;
+    if (thread < 2 * Tile::groups) {
+      b.weights = static_cast<int>(weight_scales(task, thread / 2, thread % 2) - s.weights);
+    }
     return b;
   }
   __device__ void bring_beside_rows(Beside const& b, int stage, int kt) const {
     if constexpr ((Tile::mode & 16) != 0) return;
     int const thread = threadIdx.x - 32;
     std::uint32_t const to = this->base + place_of_scales(stage, 0) + thread * 4;
+    float const* const in = b.scales->in + kt * std::int64_t{b.scales->in_block};
 #pragma unroll
     for (int n = 0; n < Beside::own; ++n) {
-      if (b.from[n] != nullptr) copy_async_4(to + n * loader_threads * 4, b.from[n] + kt * b.step);
+      if (b.from[n] >= 0) copy_async_4(to + n * loader_threads * 4, in + b.from[n]);
     }
-    if (b.weights != nullptr) copy_async_4(to + Tokens * 4, b.weights + kt);
+    if (b.weights >= 0) copy_async_4(to + Tokens * 4, b.scales->weights + b.weights + kt);
   }
 
   /// Warps 1 to 3.
@@ -347,37 +360,119 @@ struct Fp8Block : Block<Tile> {
 #undef KMOE_CASE
   }
 
+  /// The activation of a group's features in shared memory, for the assistant.
+  template <Operand Type>
+  __device__ __forceinline__ void stage_gated(Sums& acc, Task const& task, int group, int thread) {
+    Product const& product = this->launch.products[task.product];
+    int const warp = thread / 32, lane = thread % 32;
+    float bias[Tile::parts][2];
+    read_bias(bias, task, group, thread);
+    barrier_wait(staged_empty(), staged_phase ^ 1);
+    std::uint32_t const to = this->base + Tile::staged + 128 + group * Tile::staged_bytes;
+    with_activation(product, [&](auto const& act) {
+#pragma unroll
+      for (int part = 0; part < Tile::parts; ++part) {
+#pragma unroll
+        for (int j = 0; j < Tokens / 8; j += 4) {
+          if (8 * j < task.count) {
+            std::uint32_t m[4];
+#pragma unroll
+            for (int n = 0; n < 4; ++n) {
+              float const* const d = acc[part] + 4 * (j + n);
+              m[n] = pack<Type>(act(d[0] + bias[part][0], d[2] + bias[part][1]),
+                                act(d[1] + bias[part][0], d[3] + bias[part][1]));
+            }
+            int const token = 8 * j + lane, piece = 4 * part + warp;
+            store_transposed(to + token * scale_k + ((piece ^ (token & 7)) << 4), m[0], m[1], m[2],
+                             m[3]);
+          }
+        }
+      }
+    });
+    __syncwarp();
+    if (lane == 0) barrier_arrive(staged_full());
+    staged_phase ^= 1;
+  }
+  __device__ __forceinline__ void read_bias(float (&bias)[Tile::parts][2], Task const& task,
+                                            int group, int thread) const {
+    Product const& product = this->launch.products[task.product];
+    int const width = product.features / 2, warp = thread / 32, lane = thread % 32;
+#pragma unroll
+    for (int part = 0; part < Tile::parts; ++part) {
+      bias[part][0] = bias[part][1] = 0.0F;
+      int const feature =
+          task.feature * scale_k + (group * Tile::parts + part) * 32 + 8 * warp + lane / 4;
+      if (product.bias == nullptr || feature >= width) continue;
+      bool const interleaved = product.halves == Halves::interleaved;
+      float const* const b = product.bias + std::int64_t{task.group} * product.features +
+                             (interleaved ? 2 * feature : feature);
+      bias[part][0] = b[0];
+      bias[part][1] = b[interleaved ? 1 : width];
+    }
+  }
+  /// The codes of a row's 128 features, to memory: 16 features of the eight of each of a token's
+  /// threads.
+  template <Operand Type>
+  __device__ __forceinline__ void store_codes(Task const& task, int token, int piece,
+                                              uint4 const& first, uint4 const& second) const {
+    Product const& product = this->launch.products[task.product];
+    int const width = product.features / 2, begin = task.feature * scale_k;
+    float scale;
+    uint4 const codes = encode_group<Type>(first, second, scale);
+    if (token >= task.count) return;
+    std::int64_t const row = task.row + token;
+    char* const to = static_cast<char*>(product.out) + row * width + begin + 8 * piece;
+    if (begin + 8 * piece < width) *reinterpret_cast<uint2*>(to) = {codes.x, codes.y};
+    if (begin + scale_k / 2 + 8 * piece < width) {
+      *reinterpret_cast<uint2*>(to + scale_k / 2) = {codes.z, codes.w};
+    }
+    if (piece == 0) scales[1].out[task.feature * this->launch.max_rows + row] = scale;
+  }
+  /// A warpgroup beside the multiplying ones: quantizes what they leave, tells of it.
+  template <Operand Type>
+  __device__ void assist() const {
+    int const thread = threadIdx.x % group_threads, piece = thread % 8;
+    auto const* const from = this->memory + Tile::staged + 128;
+    std::uint32_t phase = 0;
+    Ring<task_places> place;
+    for (Task task = this->next_task(place); task.product >= 0; task = this->next_task(place)) {
+      if (task.product != 0) continue;
+      barrier_wait(staged_full(), phase);
+      phase ^= 1;
+      for (int first = 0; first < task.count; first += group_threads / 8) {
+        int const token = first + thread / 8;
+        auto const* const at = from + token * scale_k + ((piece ^ (token & 7)) << 4);
+        store_codes<Type>(task, token, piece, *reinterpret_cast<uint4 const*>(at),
+                          *reinterpret_cast<uint4 const*>(at + Tile::staged_bytes));
+      }
+      __syncwarp();
+      if (thread % 32 == 0) barrier_arrive(staged_empty());
+      named_barrier(5, group_threads);
+      if (thread == 0) add_release(this->ready(task.tile), Tile::groups);
+    }
+  }
+
   /// The activation of 128 features, quantized: both groups, 64 tokens at a time through shared
   /// memory. True where that is what the tile leaves.
   template <Operand Type>
   __device__ __forceinline__ bool finish_gated(Sums& acc, Task const& task, int group,
-                                               int thread) const {
+                                               int thread) {
     if constexpr (!Tile::codes) return false;
+    if constexpr (assists) {
+      stage_gated<Type>(acc, task, group, thread);
+      return true;
+    }
     static_assert(!Tile::codes || Tile::features == 2 * scale_k);
     constexpr int chunk = Tokens < 64 ? Tokens : 64, threads = Tile::groups * group_threads;
     constexpr int barrier = 5, token_bytes = 2 * scale_k;
     static_assert(!Tile::codes || chunk * token_bytes <= Tile::groups * Tile::staging_bytes);
     Product const& product = this->launch.products[task.product];
-    Scales const& next = scales[1];
-    int const width = product.features / 2, warp = thread / 32, lane = thread % 32;
-    int const begin = task.feature * scale_k;  // of the intermediate
+    int const warp = thread / 32, lane = thread % 32;
     int const own = group * group_threads + thread, token_of_own = own / 8, piece = own % 8;
-    auto* const out = static_cast<char*>(product.out);
     std::uint32_t const staging = this->base + Tile::staging;
     auto const* const staged = this->memory + Tile::staging;
-    float bias[Tile::parts][2] = {};
-    if (product.bias != nullptr) {
-      bool const interleaved = product.halves == Halves::interleaved;
-#pragma unroll
-      for (int part = 0; part < Tile::parts; ++part) {
-        int const feature = begin + (group * Tile::parts + part) * 32 + 8 * warp + lane / 4;
-        if (feature >= width) continue;
-        float const* const b = product.bias + std::int64_t{task.group} * product.features +
-                               (interleaved ? 2 * feature : feature);
-        bias[part][0] = b[0];
-        bias[part][1] = b[interleaved ? 1 : width];
-      }
-    }
+    float bias[Tile::parts][2];
+    read_bias(bias, task, group, thread);
     with_activation(product, [&](auto const& act) {
 #pragma unroll
       for (int c = 0; c < Tile::sums; c += chunk) {
@@ -409,18 +504,9 @@ struct Fp8Block : Block<Tile> {
           if (c + n * (threads / 8) >= task.count) break;
           auto const* const at = staged + token * token_bytes;
           int const swizzled = (piece ^ (token & 7)) << 4;
-          float scale;
-          uint4 const codes = encode_group<Type>(
-              *reinterpret_cast<uint4 const*>(at + swizzled),
-              *reinterpret_cast<uint4 const*>(at + scale_k + swizzled), scale);
-          if (c + token >= task.count) continue;
-          std::int64_t const row = task.row + c + token;
-          char* const to = out + row * width + begin + 8 * piece;
-          if (begin + 8 * piece < width) *reinterpret_cast<uint2*>(to) = {codes.x, codes.y};
-          if (begin + scale_k / 2 + 8 * piece < width) {
-            *reinterpret_cast<uint2*>(to + scale_k / 2) = {codes.z, codes.w};
-          }
-          if (piece == 0) next.out[task.feature * this->launch.max_rows + row] = scale;
+          store_codes<Type>(task, c + token, piece,
+                            *reinterpret_cast<uint4 const*>(at + swizzled),
+                            *reinterpret_cast<uint4 const*>(at + scale_k + swizzled));
         }
       }
     });
@@ -434,7 +520,11 @@ __global__ void __launch_bounds__(Tile::threads, 1)
     fp8_kernel(__grid_constant__ Fp8Launch const launch) {
   extern __shared__ char raw[];
   std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
-  Fp8Block<Tile> block{{launch, base, raw + (base - address), {}}, launch.scales};
+  Fp8Block<Tile> block{{launch, base, raw + (base - address), {}}, launch.scales, 0};
+  if (Tile::assists && threadIdx.x == 0) {
+    barrier_init(block.staged_full(), Tile::groups * group_threads / 32);
+    barrier_init(block.staged_empty(), group_threads / 32);
+  }
   run_block<Type, Tile>(launch, block);
 }
 
