@@ -32,7 +32,7 @@ std::size_t count_bad(Space const& exec, kmoe::Matrix<T, Space> const& y) {
   Kokkos::parallel_reduce(
       "kmoe::perf::bad",
       Kokkos::RangePolicy<Space, Kokkos::IndexType<std::size_t>>(exec, 0, y.size()),
-      KOKKOS_LAMBDA(std::size_t i, std::size_t& sum) {
+      KOKKOS_LAMBDA(std::size_t i, std::size_t & sum) {
         float const v = static_cast<float>(data[i]);
         if (!(Kokkos::abs(v) < 1e30F)) ++sum;
       },
@@ -79,9 +79,8 @@ void bench(Space const& exec, Shape const& shape, kmoe::QuantFormat const& forma
     kmoe::cli::fill(exec, x, {.seed = 3});
     Kokkos::deep_copy(y, T(std::nanf("")));
     exec.fence("perf::bench");
-    Replay const work(exec, [=, &mlp] {
-      mlp.forward_combined(exec, x, ids, permutation, {}, weight, rows, y);
-    });
+    Replay const work(
+        exec, [=, &mlp] { mlp.forward_combined(exec, x, ids, permutation, {}, weight, rows, y); });
     auto const samples = sampler.run(work, Before::flush_read);
     auto const bad = count_bad(exec, y);
     double const bytes = routing.active * expert_bytes + 4.0 * count * hidden;

@@ -17,9 +17,10 @@ namespace perf {
 using kmoe::index_t;
 
 /// Random codes and scales of about one over the square root of the row.
-inline kmoe::QuantizedTensor<Space> random_tensor(Space const& exec, kmoe::QuantScheme const& scheme,
-                                           std::size_t experts, std::size_t rows,
-                                           std::size_t columns, index_t parts) {
+inline kmoe::QuantizedTensor<Space> random_tensor(Space const& exec,
+                                                  kmoe::QuantScheme const& scheme,
+                                                  std::size_t experts, std::size_t rows,
+                                                  std::size_t columns, index_t parts) {
   kmoe::QuantizedTensor<Space> t;
   t.scheme = scheme;
   t.columns = static_cast<index_t>(columns);

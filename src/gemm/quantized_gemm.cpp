@@ -116,8 +116,7 @@ bool quantized_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T
                                      QuantizedTensor<E> const&, std::byte*, offset_t*);      \
   template bool quantized_mlp<E, T>(E const&, DeviceGemm<T> const&, DeviceGemm<T> const&,    \
                                     QuantizedTensor<E> const&, QuantizedTensor<E> const&,    \
-                                    std::byte*, std::size_t, std::uint32_t*,                 \
-                                    MlpStages const&);
+                                    std::byte*, std::size_t, std::uint32_t*, MlpStages const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

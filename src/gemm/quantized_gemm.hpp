@@ -37,8 +37,8 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
 /// \return false: nothing was done
 template <ExecutionSpace E, Element T>
 bool quantized_mlp(E const& exec, DeviceGemm<T> const& gate_up, DeviceGemm<T> const& down,
-                   QuantizedTensor<E> const& gate_up_weights, QuantizedTensor<E> const& down_weights,
-                   std::byte* scratch, std::size_t bytes, std::uint32_t* counters,
-                   MlpStages const& stages);
+                   QuantizedTensor<E> const& gate_up_weights,
+                   QuantizedTensor<E> const& down_weights, std::byte* scratch, std::size_t bytes,
+                   std::uint32_t* counters, MlpStages const& stages);
 
 }  // namespace kmoe::detail

@@ -58,8 +58,7 @@ struct Model {
       : hidden(h),
         inner(i),
         layout(l),
-        gate_up(random_blocks(experts, 2 * i, h, 1,
-                              l == kmoe::GateUpLayout::interleaved ? 1 : 2)),
+        gate_up(random_blocks(experts, 2 * i, h, 1, l == kmoe::GateUpLayout::interleaved ? 1 : 2)),
         down(random_blocks(experts, h, i, 2, 1)),
         x(kmoe::test::random_matrix<T, E>(most_tokens, h, 5, kmoe::test::Values::normal)),
         weights(kmoe::test::random_matrix<float, E>(most_tokens, slots, 6)) {
@@ -201,16 +200,17 @@ class Fp8Mlp : public ::testing::Test {
         kmoe::test::LaunchRecorder const recorder;
         auto const result = model.run(exec, tokens, way);
         auto const& seen = recorder.launches();
-        EXPECT_EQ(by_chip, std::any_of(seen.begin(), seen.end(), [](auto const& launch) {
-                    return launch.label == "kmoe::expert_mlp";
-                  }))
+        EXPECT_EQ(by_chip, std::any_of(seen.begin(), seen.end(),
+                                       [](auto const& launch) {
+                                         return launch.label == "kmoe::expert_mlp";
+                                       }))
             << tokens << " tokens";
         if (most.rows.size() == 0) {
           most = result;
           compare(model, result, tokens);
         }
-        EXPECT_EQ(
-            std::memcmp(result.rows.data(), most.rows.data(), result.rows.size() * sizeof(T)), 0)
+        EXPECT_EQ(std::memcmp(result.rows.data(), most.rows.data(), result.rows.size() * sizeof(T)),
+                  0)
             << tokens << " tokens, way " << int(way);
         EXPECT_EQ(std::memcmp(result.y.data(), most.y.data(), result.y.size() * sizeof(T)), 0)
             << tokens << " tokens, way " << int(way);
@@ -242,7 +242,8 @@ TYPED_TEST_SUITE(Fp8Mlp, kmoe::test::Cases, kmoe::test::TypeNames);
 /// Whether Hopper's kernel is to be seen at work.
 template <class E, class T>
 bool by_chip() {
-  bool const host = Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename E::memory_space>::accessible;
+  bool const host =
+      Kokkos::SpaceAccessibility<Kokkos::HostSpace, typename E::memory_space>::accessible;
   return !host && sizeof(T) == 2 && kmoe::device::sm90::available();
 }
 

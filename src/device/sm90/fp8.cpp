@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "device/sm90/fp8_kernel.hpp"
+#include "device/sm90/fp8_wide.hpp"
 #include "device/sm90/launch.hpp"
 #include "device/sm90/machine.hpp"
 
@@ -45,16 +46,15 @@ std::size_t round_up(std::size_t bytes) {
   return (bytes + 127) / 128 * 128;
 }
 
-template <Operand Type, class T>
+template <auto Kernel, class T>
 void launch_tile(cudaStream_t stream, Fp8Launch& what, Work const& work) {
   int const blocks = machine().multiprocessors;
   what.band = work.tokens <= 64 ? 2 : 8;
-  what.lag =
-      ceil_div(3 * blocks, what.band * ceil_div(what.products[0].features, T::features));
+  what.lag = ceil_div(3 * blocks, what.band * ceil_div(what.products[0].features, T::features));
   for (int p = 0; p < what.count; ++p) {
     what.maps[p] = encode_map(what.products[p], Operand::e4m3, what.groups, T::copy_features);
   }
-  launch_kernel<fp8_kernel<Type, T>, T>(stream, what, blocks);
+  launch_kernel<Kernel, T>(stream, what, blocks);
 }
 
 /// Makes x codes, and tells the kernel of them and of those of the intermediate.
@@ -99,13 +99,15 @@ void launch_of(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
   int const features = work.products[0].features;
   auto const active = std::min<std::int64_t>(work.rows, work.groups);
   if (work.tokens <= 8 && active * ceil_div(features, 128) < 4 * machine().multiprocessors) {
-    return launch_tile<Type, Fp8Tile<64, 8, 10, 1, 2, false>>(stream, what, work);
+    using T = Fp8Tile<64, 8, 10, 1, 2, false>;
+    return launch_tile<fp8_kernel<Type, T>, T>(stream, what, work);
   }
   quantize_first<Type>(stream, what, all);
   if (work.rows <= 64 * std::int64_t{work.groups}) {
-    return launch_tile<Type, Fp8Tile<256, 64, 4, 2, 1, true>>(stream, what, work);
+    using T = Fp8Tile<256, 64, 4, 2, 1, true>;
+    return launch_tile<fp8_kernel<Type, T>, T>(stream, what, work);
   }
-  launch_tile<Type, Fp8Tile<256, 128, 4, 2, 1, true, 1>>(stream, what, work);
+  launch_tile<fp8_wide_kernel<Type, WideTile<4>>, WideTile<4>>(stream, what, work);
 }
 
 }  // namespace
@@ -116,7 +118,9 @@ std::size_t fp8_scratch_bytes(std::int64_t tokens, std::int64_t hidden_size) {
 
 bool takes_fp8(Fp8Work const& what) {
   Work const& work = what.work;
-  if (work.count != 2 || work.products[0].halves == Halves::none || !takes(work)) return false;
+  if (work.count != 2 || work.products[0].halves == Halves::none ||
+      work.products[1].act != Act::identity || !takes(work))
+    return false;
   constexpr std::int64_t most = std::int64_t{1} << 31;  // scales, in 32-bit numbers
   for (int p = 0; p < 2; ++p) {
     if (!fits(work.products[p], what.weights[p])) return false;

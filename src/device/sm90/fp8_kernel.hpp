@@ -7,7 +7,7 @@
 /// per 128 of a row.
 ///
 /// Sums are in two levels: the tensor cores add 128 of k, whose sum times both scales is added to a
-/// float. Many rows: x comes in codes (quantize_rows), and a tile of 256 gates and ups, which is
+/// float. Many rows: x comes in codes (quantize_kernel), and a tile of 256 gates and ups, which is
 /// 128 of the intermediate, leaves codes and scales for the second product. Few rows: tiles are
 /// narrower than a scale's 128, so that the intermediate is kept in 16 bits, and the loading warps
 /// quantize what they bring: no kernel before this one. The bits are the same.
@@ -22,9 +22,9 @@ namespace kmoe::device::sm90 {
 struct Scales {
   float const* weights;  // [groups, rows, blocks]
   int rows, blocks;
-  int shift;   // a tile's feature has the row feature >> shift, up to last
+  int shift;  // a tile's feature has the row feature >> shift, up to last
   int last;
-  int second;  // rows from a first half's scale to its second half's
+  int second;       // rows from a first half's scale to its second half's
   float const* in;  // of the codes that come in: in_row * row + in_block * block
   int in_row, in_block;
   float* out;  // of the codes that go out, [blocks][max_rows]
@@ -34,23 +34,17 @@ struct Fp8Launch : Launch {
 };
 
 /// `Codes`: what comes in is codes, else elements.
-template <int Features, int Tokens, int Stages, int Groups, int Depth, bool Codes, int Mode = 0>
+template <int Features, int Tokens, int Stages, int Groups, int Depth, bool Codes>
 struct Fp8Tile : Tile<Features, Tokens, Stages, Groups, Depth> {
   using Base = Tile<Features, Tokens, Stages, Groups, Depth>;
   static constexpr bool codes = Codes;
-  static constexpr int mode = Mode, turns = Mode & 3;
-  static constexpr bool assists = (Mode & 64) != 0;
-  static constexpr int threads = Base::threads + (assists ? group_threads : 0);
   static constexpr int row_k = scale_k, piece_k = 16;
-  static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? (assists ? 40 : 56) : 168;
-  static constexpr int registers = Groups == 1 ? 240 : Codes ? (assists ? 216 : 224) : 168;
+  static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? 56 : 168;
+  static constexpr int registers = Groups == 1 ? 240 : Codes ? 224 : 168;
   // Of a step of k: those of the tokens, then for each group of the first and the second halves.
   static constexpr int step_scales = Tokens + 2 * Groups;
   static constexpr int scales = (Base::tables + 15) / 16 * 16;  // float [Stages][Depth][..]
-  // An assistant's: full, empty, then for each group elements [Tokens][64].
-  static constexpr int staged = (scales + Stages * Depth * step_scales * 4 + 127) / 128 * 128;
-  static constexpr int staged_bytes = Tokens * scale_k;  // of a group
-  static constexpr int tables = staged + (assists ? 128 + Groups * staged_bytes : 0);
+  static constexpr int tables = scales + Stages * Depth * step_scales * 4;
   static int bytes(int groups) { return 1024 + tables + bytes_of_tables(groups); }
   static_assert(1024 + tables + bytes_of_tables(max_groups) <= shared_limit);
   static_assert(1024 + tables + bytes_of_tables(max_grouped_groups) <= shared_limit);
@@ -62,12 +56,7 @@ struct Fp8Block : Block<Tile> {
   using typename Base::Sums;
   static constexpr int Tokens = Tile::tokens, Stages = Tile::stages;
   static constexpr int token_arrivals = Tile::codes ? loader_threads : 1;
-  static constexpr bool assists = Tile::assists;
   Scales const* scales;
-  std::uint32_t staged_phase;
-
-  __device__ std::uint32_t staged_full() const { return this->base + Tile::staged; }
-  __device__ std::uint32_t staged_empty() const { return staged_full() + 8; }
 
   __device__ int place_of_scales(int stage, int sub) const {
     return Tile::scales + (stage * Tile::depth + sub) * Tile::step_scales * 4;
@@ -104,7 +93,6 @@ struct Fp8Block : Block<Tile> {
     return b;
   }
   __device__ void bring_beside_rows(Beside const& b, int stage, int kt) const {
-    if constexpr ((Tile::mode & 16) != 0) return;
     int const thread = threadIdx.x - 32;
     std::uint32_t const to = this->base + place_of_scales(stage, 0) + thread * 4;
     float const* const in = b.scales->in + kt * std::int64_t{b.scales->in_block};
@@ -169,8 +157,7 @@ struct Fp8Block : Block<Tile> {
           int const k = (kt * Tile::depth + sub) * scale_k + piece * 16;
           values[n][0] = values[n][1] = {0, 0, 0, 0};
           if (first + n < rounds && 4 * q + own_row < task.count && k < product.k) {
-            uint4 const* const at =
-                in + pick(from, q) + (kt * Tile::depth + sub) * (scale_k / 8);
+            uint4 const* const at = in + pick(from, q) + (kt * Tile::depth + sub) * (scale_k / 8);
             values[n][0] = __ldcg(at);
             values[n][1] = __ldcg(at + 1);
           }
@@ -235,8 +222,8 @@ struct Fp8Block : Block<Tile> {
   __device__ __forceinline__ void multiply_block(float (&sums)[Size], int stage, int sub,
                                                  int part) const {
     std::uint32_t const at = this->stage(stage);
-    auto const left = matrix_descriptor(at + sub * Tile::features * row_bytes +
-                                        part * Tile::copy_bytes);
+    auto const left =
+        matrix_descriptor(at + sub * Tile::features * row_bytes + part * Tile::copy_bytes);
     auto const right = matrix_descriptor(at + Tile::weight_bytes + sub * Tokens * row_bytes);
     wgmma_begin();
 #pragma unroll
@@ -288,18 +275,12 @@ struct Fp8Block : Block<Tile> {
     constexpr int parts = Tile::parts;
     // Registers for two blocks: one is added while the next is multiplied. Else the other group
     // multiplies meanwhile.
-    constexpr bool both = parts == 2 && Tile::depth == 1 && N <= (Tokens == 96 ? 96 : 64);
+    constexpr bool both = parts == 2 && Tile::depth == 1 && N <= 64;
     float sums[both ? 2 : 1][N / 2];
 #pragma unroll
     for (int part = 0; part < parts; ++part) {
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) acc[part][i] = 0.0F;
-    }
-    if constexpr (!both && Tile::turns >= 2) {
-      if (group == 1) named_barrier_arrive(6, 2 * group_threads);
-    }
-    if constexpr (!both && Tile::turns == 1) {
-      if (group == 1) named_barrier(4, 2 * group_threads);
     }
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(this->full(ring.stage), ring.phase);
@@ -315,16 +296,7 @@ struct Fp8Block : Block<Tile> {
           if (kt * Tile::depth + sub >= blocks) break;
 #pragma unroll
           for (int part = 0; part < parts; ++part) {
-            if constexpr (Tile::turns >= 2) named_barrier(6 + group, 2 * group_threads);
             multiply_block<N>(sums[0], ring.stage, sub, group * parts + part);
-            if constexpr (Tile::turns == 2) named_barrier_arrive(7 - group, 2 * group_threads);
-            if constexpr (Tile::turns == 3) {
-              wgmma_wait<0>();
-              named_barrier_arrive(7 - group, 2 * group_threads);
-            }
-            if constexpr (Tile::turns == 1) {
-              if (kt == 0 && part == 0 && group == 0) named_barrier_arrive(4, 2 * group_threads);
-            }
             add_block<N, 0>(acc[part], sums[0], ring.stage, sub, group);
           }
         }
@@ -333,19 +305,16 @@ struct Fp8Block : Block<Tile> {
       if (signals) barrier_arrive(this->empty(ring.stage));
       ring.next();
     }
-    if constexpr (!both && Tile::turns >= 2) {
-      if (group == 0) named_barrier(6, 2 * group_threads);
-    }
   }
 
   template <Operand>
   __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group, int tiles,
                                            bool signals, Task const& task) {
     int const blocks = scales[task.product].blocks;
-#define KMOE_CASE(n)                                                                 \
-  if constexpr (n <= Tokens) {                                                       \
-    if (task.count > n - (n <= 32 ? 8 : 16))                                         \
-      return multiply_columns<n>(acc, ring, group, tiles, blocks, signals);          \
+#define KMOE_CASE(n)                                                        \
+  if constexpr (n <= Tokens) {                                              \
+    if (task.count > n - (n <= 32 ? 8 : 16))                                \
+      return multiply_columns<n>(acc, ring, group, tiles, blocks, signals); \
   }
     KMOE_CASE(128)
     KMOE_CASE(112)
@@ -360,39 +329,6 @@ struct Fp8Block : Block<Tile> {
 #undef KMOE_CASE
   }
 
-  /// The activation of a group's features in shared memory, for the assistant.
-  template <Operand Type>
-  __device__ __forceinline__ void stage_gated(Sums& acc, Task const& task, int group, int thread) {
-    Product const& product = this->launch.products[task.product];
-    int const warp = thread / 32, lane = thread % 32;
-    float bias[Tile::parts][2];
-    read_bias(bias, task, group, thread);
-    barrier_wait(staged_empty(), staged_phase ^ 1);
-    std::uint32_t const to = this->base + Tile::staged + 128 + group * Tile::staged_bytes;
-    with_activation(product, [&](auto const& act) {
-#pragma unroll
-      for (int part = 0; part < Tile::parts; ++part) {
-#pragma unroll
-        for (int j = 0; j < Tokens / 8; j += 4) {
-          if (8 * j < task.count) {
-            std::uint32_t m[4];
-#pragma unroll
-            for (int n = 0; n < 4; ++n) {
-              float const* const d = acc[part] + 4 * (j + n);
-              m[n] = pack<Type>(act(d[0] + bias[part][0], d[2] + bias[part][1]),
-                                act(d[1] + bias[part][0], d[3] + bias[part][1]));
-            }
-            int const token = 8 * j + lane, piece = 4 * part + warp;
-            store_transposed(to + token * scale_k + ((piece ^ (token & 7)) << 4), m[0], m[1], m[2],
-                             m[3]);
-          }
-        }
-      }
-    });
-    __syncwarp();
-    if (lane == 0) barrier_arrive(staged_full());
-    staged_phase ^= 1;
-  }
   __device__ __forceinline__ void read_bias(float (&bias)[Tile::parts][2], Task const& task,
                                             int group, int thread) const {
     Product const& product = this->launch.products[task.product];
@@ -428,40 +364,12 @@ struct Fp8Block : Block<Tile> {
     }
     if (piece == 0) scales[1].out[task.feature * this->launch.max_rows + row] = scale;
   }
-  /// A warpgroup beside the multiplying ones: quantizes what they leave, tells of it.
-  template <Operand Type>
-  __device__ void assist() const {
-    int const thread = threadIdx.x % group_threads, piece = thread % 8;
-    auto const* const from = this->memory + Tile::staged + 128;
-    std::uint32_t phase = 0;
-    Ring<task_places> place;
-    for (Task task = this->next_task(place); task.product >= 0; task = this->next_task(place)) {
-      if (task.product != 0) continue;
-      barrier_wait(staged_full(), phase);
-      phase ^= 1;
-      for (int first = 0; first < task.count; first += group_threads / 8) {
-        int const token = first + thread / 8;
-        auto const* const at = from + token * scale_k + ((piece ^ (token & 7)) << 4);
-        store_codes<Type>(task, token, piece, *reinterpret_cast<uint4 const*>(at),
-                          *reinterpret_cast<uint4 const*>(at + Tile::staged_bytes));
-      }
-      __syncwarp();
-      if (thread % 32 == 0) barrier_arrive(staged_empty());
-      named_barrier(5, group_threads);
-      if (thread == 0) add_release(this->ready(task.tile), Tile::groups);
-    }
-  }
-
   /// The activation of 128 features, quantized: both groups, 64 tokens at a time through shared
   /// memory. True where that is what the tile leaves.
   template <Operand Type>
   __device__ __forceinline__ bool finish_gated(Sums& acc, Task const& task, int group,
-                                               int thread) {
+                                               int thread) const {
     if constexpr (!Tile::codes) return false;
-    if constexpr (assists) {
-      stage_gated<Type>(acc, task, group, thread);
-      return true;
-    }
     static_assert(!Tile::codes || Tile::features == 2 * scale_k);
     constexpr int chunk = Tokens < 64 ? Tokens : 64, threads = Tile::groups * group_threads;
     constexpr int barrier = 5, token_bytes = 2 * scale_k;
@@ -504,8 +412,7 @@ struct Fp8Block : Block<Tile> {
           if (c + n * (threads / 8) >= task.count) break;
           auto const* const at = staged + token * token_bytes;
           int const swizzled = (piece ^ (token & 7)) << 4;
-          store_codes<Type>(task, c + token, piece,
-                            *reinterpret_cast<uint4 const*>(at + swizzled),
+          store_codes<Type>(task, c + token, piece, *reinterpret_cast<uint4 const*>(at + swizzled),
                             *reinterpret_cast<uint4 const*>(at + scale_k + swizzled));
         }
       }
@@ -520,11 +427,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
     fp8_kernel(__grid_constant__ Fp8Launch const launch) {
   extern __shared__ char raw[];
   std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
-  Fp8Block<Tile> block{{launch, base, raw + (base - address), {}}, launch.scales, 0};
-  if (Tile::assists && threadIdx.x == 0) {
-    barrier_init(block.staged_full(), Tile::groups * group_threads / 32);
-    barrier_init(block.staged_empty(), group_threads / 32);
-  }
+  Fp8Block<Tile> block{{launch, base, raw + (base - address), {}}, launch.scales};
   run_block<Type, Tile>(launch, block);
 }
 

@@ -129,10 +129,9 @@ struct Block {
 
   // What blocks derived from this one replace, see fp8_kernel.hpp.
   static constexpr int token_arrivals = loader_threads;  // at a stage
-  static constexpr bool assists = false;                 // a warpgroup tells of gated tiles
-  template <Operand>
-  __device__ void assist() const {}
-  __device__ int beside_rows(Task const&, int const*) const { return 0; }
+  __device__ int beside_rows(Task const&, int const*) const {
+    return 0;
+  }
   __device__ void bring_beside_rows(int, int, int) const {}
   template <Operand>
   __device__ bool finish_gated(Sums&, Task const&, int, int) const {
@@ -486,7 +485,7 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
         }
       }
     }
-    bool const tells = task.product == 0 ? launch.count == 2 && !Self::assists : launch.sides.sums != nullptr;
+    bool const tells = task.product == 0 ? launch.count == 2 : launch.sides.sums != nullptr;
     if (tells && thread == 0) {
       add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
     }
@@ -545,7 +544,7 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
     }
     for (int p = 0; p < task_places; ++p) {
       barrier_init(block.task_full(p), 1);
-      barrier_init(block.task_empty(p), Tile::threads / 32 - 1);
+      barrier_init(block.task_empty(p), loader_threads / 32 + consumer_warps);
     }
     barrier_init_fence();
   }
@@ -562,9 +561,6 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
       block.template load_tokens<Type>(block);
     }
     __syncwarp();
-  } else if (threadIdx.x >= (1 + Tile::groups) * group_threads) {
-    registers_give<40>();
-    block.template assist<Type>();
   } else {
     registers_take<Tile::registers>();
     block.template consume<Type>(block, static_cast<int>(threadIdx.x) / group_threads - 1);

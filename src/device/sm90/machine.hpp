@@ -58,7 +58,8 @@ inline CUtensorMap encode_map(Product const& product, Operand operand, int group
   bool const bytes = operand == Operand::e4m3;
   cuuint32_t const row_k = bytes ? row_bytes : tile_k;
   auto const rows_of_box = static_cast<cuuint32_t>(copy_features);
-  u64 const k = u64(product.k), row = bytes ? k : 2 * k, rows = u64(product.features), matrices = u64(groups);
+  u64 const k = u64(product.k), row = bytes ? k : 2 * k, rows = u64(product.features),
+            matrices = u64(groups);
   CUtensorMap map;
   CUresult status{};
   auto const tiled = [&](int rank, u64 const* sizes, u64 const* pitches, cuuint32_t const* box) {

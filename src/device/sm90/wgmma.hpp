@@ -64,12 +64,12 @@ __device__ __forceinline__ void wgmma_wait() {
                ", p, 1, 1" end ";\n\t}"                                                      \
                : __VA_ARGS__                                                                 \
                : "l"(left), "l"(right), "r"(accumulate))
-#define KMOE_SHAPE(n, registers, a, b, add, ...)                                       \
-  if constexpr (N == n && Type == Operand::bf16)                                       \
-    KMOE_WGMMA(n, "k16.f32.bf16.bf16", ", 0, 0", registers, a, b, add, __VA_ARGS__);   \
-  if constexpr (N == n && Type == Operand::f16)                                        \
-    KMOE_WGMMA(n, "k16.f32.f16.f16", ", 0, 0", registers, a, b, add, __VA_ARGS__);     \
-  if constexpr (N == n && Type == Operand::e4m3)                                       \
+#define KMOE_SHAPE(n, registers, a, b, add, ...)                                     \
+  if constexpr (N == n && Type == Operand::bf16)                                     \
+    KMOE_WGMMA(n, "k16.f32.bf16.bf16", ", 0, 0", registers, a, b, add, __VA_ARGS__); \
+  if constexpr (N == n && Type == Operand::f16)                                      \
+    KMOE_WGMMA(n, "k16.f32.f16.f16", ", 0, 0", registers, a, b, add, __VA_ARGS__);   \
+  if constexpr (N == n && Type == Operand::e4m3)                                     \
   KMOE_WGMMA(n, "k32.f32.e4m3.e4m3", "", registers, a, b, add, __VA_ARGS__)
 
 /// accumulate = 0 begins a sum. N is a multiple of 8, at most 128; only the first N / 2 elements of
