@@ -116,11 +116,9 @@ struct Fp8Block : Block<Tile> {
   /// Elements: the warps take turns, a stage each. Eight lanes bring 128 of a row.
   template <Operand Type>
   __device__ void quantize_tokens() const {
-    constexpr int quads = Tokens / 4, rounds = Tile::depth * quads;  // of four rows each
-    constexpr int batch = rounds < 8 ? rounds : 8;
+    constexpr int rounds = (Tile::depth * Tokens + 3) / 4;  // of four times eight lanes
     constexpr int warps = loader_threads / 32;
-    int const warp = threadIdx.x / 32 - 1, lane = threadIdx.x % 32;
-    int const piece = lane % 8, own_row = lane / 8;
+    int const warp = threadIdx.x / 32 - 1, lane = threadIdx.x % 32, piece = lane % 8;
     int const last_row = this->schedule.first_row[this->schedule.groups] - 1;
     Ring<Stages> ring;
     Ring<task_places> place;
@@ -131,74 +129,85 @@ struct Fp8Block : Block<Tile> {
       int const divisor = has_slots ? this->launch.slots_per_row : 1;
       auto const* const in = static_cast<uint4 const*>(product.in);
       auto const pitch = static_cast<std::uint32_t>(product.k / 8);
-      std::uint32_t from[quads];  // in 16 bytes
+      // The 128 that these lanes bring in round n: block sub[n] of the stage of a row.
+      std::uint32_t from[rounds];  // in 16 bytes
+      int sub[rounds], own_row[rounds];
 #pragma unroll
-      for (int q = 0; q < quads; ++q) {
-        int const row = min(task.row + min(4 * q + own_row, task.count - 1), last_row);
-        from[q] = (product.gather ? this->schedule.slot(row) / divisor : row) * pitch + 2 * piece;
+      for (int n = 0; n < rounds; ++n) {
+        int const item = 4 * n + lane / 8;
+        sub[n] = item / task.count;
+        own_row[n] = item - sub[n] * task.count;
+        int const row = min(task.row + own_row[n], last_row);
+        from[n] = (product.gather ? this->schedule.slot(row) / divisor : row) * pitch +
+                  sub[n] * (scale_k / 8) + 2 * piece;
       }
       float const* weights = nullptr;
       if (lane < 2 * Tile::groups * Tile::depth) {
         weights = weight_scales(task, lane / 2 % Tile::groups, lane % 2) + lane / 2 / Tile::groups;
       }
       int const blocks = scales[task.product].blocks;
+      if (warp == 0 && weights != nullptr) {
+        for (int block = 0; block < blocks; block += 8) prefetch_l2(weights + block);
+      }
       if (task.product == 1) {
         std::uint32_t const expected = this->schedule.features0 * Tile::groups;
         while (load_acquire(this->ready(task.tile)) < expected) __nanosleep(32);
       }
 
-      uint4 values[batch][2];
+      uint4 values[rounds][2];
       float weight = 0;
-      // Rounds first .. first + batch of a stage.
-      auto const read = [&](int kt, int first) {
+      auto const read = [&](int kt) {
 #pragma unroll
-        for (int n = 0; n < batch; ++n) {
-          int const sub = (first + n) % Tile::depth, q = (first + n) / Tile::depth;
-          int const k = (kt * Tile::depth + sub) * scale_k + piece * 16;
+        for (int n = 0; n < rounds; ++n) {
           values[n][0] = values[n][1] = {0, 0, 0, 0};
-          if (first + n < rounds && 4 * q + own_row < task.count && k < product.k) {
-            uint4 const* const at = in + pick(from, q) + (kt * Tile::depth + sub) * (scale_k / 8);
+          int const k = (kt * Tile::depth + sub[n]) * scale_k + piece * 16;
+          if (sub[n] < Tile::depth && k < product.k) {
+            uint4 const* const at = in + from[n] + kt * (Tile::depth * scale_k / 8);
             values[n][0] = __ldcg(at);
             values[n][1] = __ldcg(at + 1);
           }
         }
-        if (first == 0 && weights != nullptr) {
+        if (weights != nullptr) {
           int const block = kt * Tile::depth;
           weight = block + lane / 2 / Tile::groups < blocks ? __ldg(weights + block) : 0.0F;
         }
       };
       int const tiles = this->k_tiles(task.product);
       int const mine = (warp - turn + warps) % warps;
-      if (mine < tiles) read(mine, 0);
+      // All of a row at once: the rounds wait for what is near.
+      if (task.product == 0) {
+        for (int kt = mine + warps; kt < tiles; kt += warps) {
+          int const k = (kt * Tile::depth + sub[0]) * scale_k;
+          if (piece % 4 == 0 && sub[0] < Tile::depth && k + piece * 16 < product.k) {
+            prefetch_l2(in + from[0] + kt * (Tile::depth * scale_k / 8));
+          }
+        }
+      }
+      if (mine < tiles) read(mine);
       for (int kt = 0; kt < tiles; ++kt) {
         if (kt % warps == mine) {
           barrier_wait(this->empty(ring.stage), ring.phase ^ 1);
-          for (int first = 0; first < rounds; first += batch) {
-            if (first > 0) read(kt, first);
 #pragma unroll
-            for (int n = 0; n < batch; ++n) {
-              int const sub = (first + n) % Tile::depth, q = (first + n) / Tile::depth;
-              if (first + n >= rounds || 4 * q >= task.count) break;
-              float scale;
-              uint4 const codes = encode_group<Type>(values[n][0], values[n][1], scale);
-              int const row = 4 * q + own_row;
-              if (row < task.count) {
-                int const at = ring.stage * Tile::stage_bytes + Tile::weight_bytes +
-                               (sub * Tokens + row) * row_bytes + ((piece ^ (row & 7)) << 4);
-                *reinterpret_cast<uint4*>(this->memory + at) = codes;
-                if (piece == 0) scales_at(ring.stage, sub)[row] = scale;
-              }
+          for (int n = 0; n < rounds; ++n) {
+            if (4 * n >= Tile::depth * task.count) break;
+            float scale;
+            uint4 const codes = encode_group<Type>(values[n][0], values[n][1], scale);
+            if (sub[n] < Tile::depth) {
+              int const row = own_row[n];
+              int const at = ring.stage * Tile::stage_bytes + Tile::weight_bytes +
+                             (sub[n] * Tokens + row) * row_bytes + ((piece ^ (row & 7)) << 4);
+              *reinterpret_cast<uint4*>(this->memory + at) = codes;
+              if (piece == 0) scales_at(ring.stage, sub[n])[row] = scale;
             }
-            if (4 * ((first + batch) / Tile::depth) >= task.count) break;
           }
           if (weights != nullptr) {
-            int const sub = lane / 2 / Tile::groups, which = lane % (2 * Tile::groups);
-            scales_at(ring.stage, sub)[Tokens + which] = weight;
+            int const which = lane % (2 * Tile::groups);
+            scales_at(ring.stage, lane / 2 / Tile::groups)[Tokens + which] = weight;
           }
           proxy_fence();
           __syncwarp();
           if (lane == 0) barrier_arrive(this->full(ring.stage));
-          if (kt + warps < tiles) read(kt + warps, 0);  // the fence would wait for it
+          if (kt + warps < tiles) read(kt + warps);  // the fence would wait for it
         }
         ring.next();
       }
@@ -208,15 +217,6 @@ struct Fp8Block : Block<Tile> {
   __device__ float* scales_at(int stage, int sub) const {
     return reinterpret_cast<float*>(this->memory + place_of_scales(stage, sub));
   }
-  /// v[i] without an index into registers.
-  template <int N>
-  __device__ static std::uint32_t pick(std::uint32_t const (&v)[N], int i) {
-    std::uint32_t value = v[0];
-#pragma unroll
-    for (int n = 1; n < N; ++n) value = i == n ? v[n] : value;
-    return value;
-  }
-
   /// sums = 128 of k of a stage for the 64 features of a part; not waited for.
   template <int N, int Size>
   __device__ __forceinline__ void multiply_block(float (&sums)[Size], int stage, int sub,

@@ -76,6 +76,10 @@ __device__ __forceinline__ void copy_async_16(std::uint32_t to, void const* from
 __device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
 }
+/// Brings the line there to the second-level cache.
+__device__ __forceinline__ void prefetch_l2(void const* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
 /// Writes 16 zero bytes in the order of those copies; reads nothing.
 __device__ __forceinline__ void copy_async_zeros_16(std::uint32_t to, void const* valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, 0;" ::"r"(to), "l"(valid) : "memory");

@@ -73,9 +73,7 @@ struct Tile {
       Features < 64 ? 1 : Features / Groups / 64;                      // instructions of a group
   static constexpr int copy_features = Features < 64 ? Features : 64;  // of one bulk copy
   static constexpr int copy_bytes = copy_features * row_bytes;
-  static constexpr int sums = Tokens < 32    ? 32
-                              : Tokens == 96 ? 128
-                                             : Tokens;  // tokens that registers are kept for
+  static constexpr int sums = Tokens < 32 ? 32 : Tokens;  // tokens that registers are kept for
   static constexpr int threads = (1 + Groups) * group_threads;
   static constexpr int weight_bytes = Depth * Features * row_bytes;
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
