@@ -81,15 +81,13 @@ void quantize_first(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
         "launch of the quantization");
   up.in = codes;
   what.scales[0].in = scales;
-  what.scales[0].in_row = what.scales[0].blocks;
-  what.scales[0].in_block = 1;
+  what.scales[0].in_row = scale_pitch(what.scales[0].blocks);
   // The intermediate's memory has room for elements.
   auto* const between = static_cast<char*>(up.out);
   auto* const between_scales = reinterpret_cast<float*>(between + round_up(work.rows * down.k));
   down.in = up.out;
   what.scales[1].in = what.scales[1].out = between_scales;
-  what.scales[1].in_row = 1;
-  what.scales[1].in_block = static_cast<int>(work.rows);
+  what.scales[1].in_row = scale_pitch(what.scales[1].blocks);
 }
 
 /// As launch_of() of experts.cpp: sizes decide, and any choice gives the same bits.
@@ -113,7 +111,7 @@ void launch_of(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
 }  // namespace
 
 std::size_t fp8_scratch_bytes(std::int64_t tokens, std::int64_t hidden_size) {
-  return round_up(tokens * hidden_size) + round_up(tokens * ((hidden_size + 127) / 128) * 4);
+  return round_up(tokens * hidden_size) + round_up(tokens * scale_pitch(ceil_div(hidden_size, scale_k)) * 4);
 }
 
 bool takes_fp8(Fp8Work const& what) {
@@ -127,7 +125,7 @@ bool takes_fp8(Fp8Work const& what) {
     Scales const s = scales_of(work.products[p], what.weights[p]);
     std::int64_t const rows = std::max<std::int64_t>(std::max(work.rows, work.tokens),
                                                      std::int64_t{s.rows} * work.groups);
-    if (rows * s.blocks >= most) return false;
+    if (rows * scale_pitch(s.blocks) >= most) return false;
   }
   // Codes and scales of the intermediate, in the place of its elements.
   std::int64_t const width = work.products[1].k, elements = work.rows * width;

@@ -18,6 +18,12 @@
 
 namespace kmoe::device::sm90 {
 
+/// Scales of a row in memory: batches of four, of which the wide kernel has so many at once.
+inline constexpr int scale_batches = 4;
+__host__ __device__ constexpr int scale_pitch(int blocks) {
+  return (blocks + 3) / 4 * 4;
+}
+
 /// The scales of one product.
 struct Scales {
   float const* weights;  // [groups, rows, blocks]
@@ -25,9 +31,9 @@ struct Scales {
   int shift;  // a tile's feature has the row feature >> shift, up to last
   int last;
   int second;       // rows from a first half's scale to its second half's
-  float const* in;  // of the codes that come in: in_row * row + in_block * block
-  int in_row, in_block;
-  float* out;  // of the codes that go out, [blocks][max_rows]
+  float const* in;  // of the codes that come in, in_row for each row: whole batches
+  float* out;       // of the codes that go out, the next product's
+  int in_row;
 };
 struct Fp8Launch : Launch {
   Scales scales[2];
@@ -95,7 +101,7 @@ struct Fp8Block : Block<Tile> {
   __device__ void bring_beside_rows(Beside const& b, int stage, int kt) const {
     int const thread = threadIdx.x - 32;
     std::uint32_t const to = this->base + place_of_scales(stage, 0) + thread * 4;
-    float const* const in = b.scales->in + kt * std::int64_t{b.scales->in_block};
+    float const* const in = b.scales->in + kt;
 #pragma unroll
     for (int n = 0; n < Beside::own; ++n) {
       if (b.from[n] >= 0) copy_async_4(to + n * loader_threads * 4, in + b.from[n]);
@@ -362,7 +368,7 @@ struct Fp8Block : Block<Tile> {
     if (begin + scale_k / 2 + 8 * piece < width) {
       *reinterpret_cast<uint2*>(to + scale_k / 2) = {codes.z, codes.w};
     }
-    if (piece == 0) scales[1].out[task.feature * this->launch.max_rows + row] = scale;
+    if (piece == 0) scales[1].out[row * scales[1].in_row + task.feature] = scale;
   }
   /// The activation of 128 features, quantized: both groups, 64 tokens at a time through shared
   /// memory. True where that is what the tile leaves.
@@ -431,7 +437,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   run_block<Type, Tile>(launch, block);
 }
 
-/// x [rows, k] to codes and scales [rows, ceil(k / 128)].
+/// x [rows, k] to codes and scales [rows, scale_pitch(ceil(k / 128))].
 template <Operand Type>
 __global__ void __launch_bounds__(256)
     quantize_kernel(void const* x, std::int64_t rows, int k, void* codes, float* scales) {
@@ -455,7 +461,9 @@ __global__ void __launch_bounds__(256)
     float scale;
     uint4 const code = encode_group<Type>(low, high, scale);
     if (inside) static_cast<uint4*>(codes)[(row * k + at) / 16] = code;
-    if (group < groups && piece == 0) scales[group] = scale;
+    if (group < groups && piece == 0) {
+      scales[row * scale_pitch(blocks) + (group - row * blocks)] = scale;
+    }
   }
 }
 

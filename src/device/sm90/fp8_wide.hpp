@@ -18,6 +18,7 @@ namespace kmoe::device::sm90 {
 template <int Stages>
 struct WideTile : Fp8Tile<256, 128, Stages, 2, 1, true> {
   static constexpr int copy_features = 256, copy_bytes = copy_features * row_bytes;
+  static_assert(Stages <= scale_batches);
 };
 
 template <class Tile>
@@ -26,10 +27,50 @@ struct WideBlock : Fp8Block<Tile> {
   static constexpr int Stages = Tile::stages;
   static constexpr int own_tokens = 64, halves = 2, half = Tile::features / halves;
   using Sums = float[halves][half / 2];  // of two tokens
+  static constexpr int lead = 2;         // steps of k that the second group stays behind
+
+  // The tokens' scales come for four steps of k at once, float4 [scale_batches][tokens], in the
+  // place of the staging memory. A batch is taken when the stage before `Stages` steps is.
+  static_assert(scale_batches * Tile::tokens * 16 <= Tile::groups * Tile::staging_bytes);
+
+  struct Beside {
+    static constexpr int own = Base::Beside::own;
+    Scales const* scales;
+    int from[own], weights, batch;
+  };
+  int next_batch;  // of the loaders
+
+  __device__ Beside beside_rows(Task const& task, int const* table) {
+    auto const b = Base::beside_rows(task, table);
+    Beside own{b.scales, {}, b.weights, next_batch};
+#pragma unroll
+    for (int n = 0; n < Beside::own; ++n) own.from[n] = b.from[n];
+    next_batch = (next_batch + (b.scales->blocks + 3) / 4) % scale_batches;
+    return own;
+  }
+  __device__ void bring_beside_rows(Beside const& b, int stage, int kt) const {
+    int const thread = threadIdx.x - 32;
+    if (kt % 4 == 0) {
+      int const batch = (b.batch + kt / 4) % scale_batches;
+      std::uint32_t const to =
+          this->base + Tile::staging + (batch * Tile::tokens + thread) * 16;
+#pragma unroll
+      for (int n = 0; n < Beside::own; ++n) {
+        if (b.from[n] >= 0) {
+          copy_async_16(to + n * loader_threads * 16, b.scales->in + b.from[n] + kt);
+        }
+      }
+    }
+    if (b.weights >= 0) {
+      copy_async_4(this->base + this->place_of_scales(stage, 0) + (Tile::tokens + thread) * 4,
+                   b.scales->weights + b.weights + kt);
+    }
+  }
 
   /// The sums of one tile: features 128 h + 8 j + 2 (lane % 4) and the next in acc[h][4 j], ...
   __device__ __forceinline__ void multiply_tokens(Sums& acc, Ring<Stages>& ring, int group,
-                                                  int tiles, int count, bool signals) const {
+                                                  int tiles, int count, bool signals,
+                                                  int& batch) const {
     bool const any = own_tokens * group < count;
     int const row =
         own_tokens * group + threadIdx.x % group_threads / 32 * 16 + threadIdx.x % 32 / 4;
@@ -39,12 +80,16 @@ struct WideBlock : Fp8Block<Tile> {
 #pragma unroll
       for (int i = 0; i < half / 2; ++i) acc[h][i] = 0.0F;
     }
+    if (group == 1) named_barrier(4, 2 * group_threads);
+    auto const* const scales = reinterpret_cast<float const*>(this->memory + Tile::staging);
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(this->full(ring.stage), ring.phase);
       proxy_fence();
       std::uint32_t const at = this->stage(ring.stage);
       auto const left = matrix_descriptor(at + Tile::weight_bytes + own_tokens * group * row_bytes);
       float const* const scale = this->scales_at(ring.stage, 0);
+      float const* const tokens = scales + (batch * Tile::tokens + row) * 4 + kt % 4;
+      float const low = tokens[0], high = tokens[32];
 #pragma unroll
       for (int h = 0; any && h < halves; ++h) {
         auto const right = matrix_descriptor(at + h * half * row_bytes);
@@ -54,7 +99,6 @@ struct WideBlock : Fp8Block<Tile> {
           wgmma<Operand::e4m3, half>(sums, left + 2 * inner, right + 2 * inner, inner != 0);
         }
         wgmma_commit();
-        float const low = scale[row], high = scale[row + 8];
         float2 const weight = *reinterpret_cast<float2 const*>(scale + Tile::tokens + 2 * h);
         float const factors[2][2] = {{low * weight.x, high * weight.x},
                                      {low * weight.y, high * weight.y}};
@@ -69,6 +113,8 @@ struct WideBlock : Fp8Block<Tile> {
       __syncwarp();
       if (signals) barrier_arrive(this->empty(ring.stage));
       ring.next();
+      if (kt % 4 == 3 || kt == tiles - 1) batch = (batch + 1) % scale_batches;
+      if (group == 0 && kt == min(lead, tiles) - 1) named_barrier_arrive(4, 2 * group_threads);
     }
   }
 
@@ -125,7 +171,7 @@ struct WideBlock : Fp8Block<Tile> {
           }
         }
         if (token < task.count && own == 0) {
-          this->scales[1].out[task.feature * this->launch.max_rows + row] = scale;
+          this->scales[1].out[row * this->scales[1].in_row + task.feature] = scale;
         }
       }
     });
@@ -171,6 +217,7 @@ struct WideBlock : Fp8Block<Tile> {
                   Tile::groups * group_threads);
     Ring<Stages> ring;
     Sums acc;
+    int batch = 0;
     Ring<task_places> place;
     for (Task task = this->next_task(place); task.product >= 0; task = this->next_task(place)) {
       int to[2] = {};
@@ -185,7 +232,8 @@ struct WideBlock : Fp8Block<Tile> {
           if (all != nullptr) weights[side] = all[slot];
         }
       }
-      multiply_tokens(acc, ring, group, this->k_tiles(task.product), task.count, lane == 0);
+      multiply_tokens(acc, ring, group, this->k_tiles(task.product), task.count, lane == 0,
+                      batch);
       if (task.product == 0) {
         finish_codes<Type>(acc, task, first);
       } else {
@@ -209,7 +257,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
     fp8_wide_kernel(__grid_constant__ Fp8Launch const launch) {
   extern __shared__ char raw[];
   std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
-  WideBlock<Tile> block{{{launch, base, raw + (base - address), {}}, launch.scales}};
+  WideBlock<Tile> block{{{launch, base, raw + (base - address), {}}, launch.scales}, 0};
   run_block<Type, Tile>(launch, block);
 }
 
