@@ -12,43 +12,72 @@
 namespace kmoe::device::sm90 {
 namespace {
 
-void encode_maps(Launch& what, Operand operand, int copy_features) {
-  for (int p = 0; p < what.count; ++p) {
-    what.maps[p] = encode_map(what.products[p], operand, what.groups, copy_features);
+/// The tiles there are.
+enum class Choice { one_row, one_token, stream, narrow, wide, large, fused };
+using OneRowTile = Tile<32, 8, 10, 1, 4>;
+using OneTokenTile = Tile<64, 8, 5, 1, 4>;  // narrow, so that all multiprocessors are busy
+using StreamTile = Tile<128, 64, 4, 2, 2>;  // few rows: 256 bytes of each row of weights at once
+using NarrowTile = Tile<128, 128, 6, 2>;    // few tiles
+using WideTile = Tile<256, 128, 4, 2>;
+using LargeTile = Tile<256, 176, 4, 2>;  // many rows of an expert; no memory left to group in
+
+/// Sizes decide, never the routing, which is not known here: any choice is right for any routing
+/// and gives the same bits.
+Choice choose(Work const& work) {
+  int const blocks = machine().multiprocessors;
+  std::int64_t const rows = work.rows, groups = work.groups;
+  std::int64_t const features = work.products[0].features;
+  if (fused_takes(work) && 5 * (ceil_div(rows, 128) + groups / 2) >= 2 * blocks) {
+    return Choice::fused;
   }
+  auto const active = std::min(rows, groups);
+  if (work.tokens <= 8 && active * ceil_div(features, 128) < 4 * blocks) {
+    return active * ceil_div(features, 64) < blocks ? Choice::one_row : Choice::one_token;
+  }
+  if (rows < 16 * groups) return Choice::stream;
+  if ((ceil_div(rows, 128) + groups) * ceil_div(features, 256) < 4 * blocks) return Choice::narrow;
+  bool const fits = LargeTile::bytes(work.groups, false) <= shared_limit;
+  return rows >= 96 * groups && fits ? Choice::large : Choice::wide;
 }
 
-/// Chooses the tile. Sizes decide, never the routing, which is not known here: any choice is right
-/// for any routing and gives the same bits.
 template <Operand Type>
 void launch_of(cudaStream_t stream, Launch& what, Work const& work) {
   int const blocks = machine().multiprocessors;
-  int const features = work.products[0].features;
   auto const with = [&](auto tile) {
     using T = decltype(tile);
     // Blocks of one processing cluster share few weights and few rows at a time (8 tiles of tokens
     // were best of 1 to 32). Enough tiles of the first product lie between a tile of the second
     // and its input.
-    what.band = work.tokens <= 64 ? 2 : 8;
-    what.lag = ceil_div(3 * blocks, what.band * ceil_div(features, T::features));
-    encode_maps(what, Type, T::copy_features);
+    what.band = T::tokens <= 64 ? 2 : 8;
+    for (int p = 0; p < what.count; ++p) what.widths[p] = T::features;
+    what.lag = ceil_div(3 * blocks, what.band * ceil_div(work.products[0].features, T::features));
+    // A second product of few tiles: half of them leave more multiprocessors without work.
+    auto const tiles =
+        (ceil_div(work.rows, T::tokens) + std::min<std::int64_t>(work.rows, work.groups)) *
+        ceil_div(work.products[1].features, T::features);
+    if (what.count == 2 && T::groups == 2 && 2 * tiles <= blocks) what.widths[1] /= 2;
+    encode_maps(what, Type);
     launch_kernel<experts_kernel<Type, T>, T>(stream, what, blocks);
   };
-  if (fused_takes(what) && 5 * (ceil_div(work.rows, 128) + work.groups / 2) >= 2 * blocks) {
-    encode_maps(what, Type, 64);
-    return launch_fused(Type, stream, what, blocks);
+  switch (choose(work)) {
+    case Choice::one_row:
+      return with(OneRowTile{});
+    case Choice::one_token:
+      return with(OneTokenTile{});
+    case Choice::stream:
+      return with(StreamTile{});
+    case Choice::narrow:
+      return with(NarrowTile{});
+    case Choice::wide:
+      return with(WideTile{});
+    case Choice::large:
+      return with(LargeTile{});
+    case Choice::fused:
+      break;
   }
-  // Weights stream past few rows. Narrow tiles keep all multiprocessors busy where there are few.
-  auto const active = std::min<std::int64_t>(work.rows, work.groups);
-  if (work.tokens <= 8 && active * ceil_div(features, 128) < 4 * blocks) {
-    return with(Tile<64, 8, 11, 1, 2>{});
-  }
-  if (work.tokens <= 64 && work.rows <= 8 * std::int64_t{work.groups}) {
-    return with(Tile<128, 32, 9, 2>{});
-  }
-  std::int64_t const tiles = ceil_div(work.rows, 128) + work.groups;
-  if (tiles * ceil_div(features, 256) < 4 * blocks) return with(Tile<128, 128, 6, 2>{});
-  with(Tile<256, 128, 4, 2>{});
+  what.widths[0] = what.widths[1] = 64;
+  encode_maps(what, Type);
+  launch_fused(Type, stream, what, blocks);
 }
 
 bool fits(Product const& product) {
@@ -75,7 +104,8 @@ bool takes(Work const& work) {
   // The tiles are numbered in 32 bits, with room for draws past the last; no tile is smaller.
   if ((rows / 32 + max_groups) * features >= std::int64_t{1} << 30) return false;
   bool const groups_here = work.ids != nullptr;
-  if (groups_here && (work.num_slots > max_grouped || work.groups > max_grouped_groups)) {
+  if (groups_here && (work.num_slots > max_grouped || work.groups > max_grouped_groups ||
+                      choose(work) == Choice::large)) {
     return false;
   }
   if (work.y != nullptr) {

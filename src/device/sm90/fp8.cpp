@@ -51,9 +51,8 @@ void launch_tile(cudaStream_t stream, Fp8Launch& what, Work const& work) {
   int const blocks = machine().multiprocessors;
   what.band = work.tokens <= 64 ? 2 : 8;
   what.lag = ceil_div(3 * blocks, what.band * ceil_div(what.products[0].features, T::features));
-  for (int p = 0; p < what.count; ++p) {
-    what.maps[p] = encode_map(what.products[p], Operand::e4m3, what.groups, T::copy_features);
-  }
+  for (int p = 0; p < what.count; ++p) what.widths[p] = T::features;
+  encode_maps(what, Operand::e4m3);
   launch_kernel<Kernel, T>(stream, what, blocks);
 }
 
@@ -105,13 +104,14 @@ void launch_of(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
     using T = Fp8Tile<256, 64, 4, 2, 1, true>;
     return launch_tile<fp8_kernel<Type, T>, T>(stream, what, work);
   }
-  launch_tile<fp8_wide_kernel<Type, WideTile<4>>, WideTile<4>>(stream, what, work);
+  launch_tile<fp8_wide_kernel<Type, Fp8WideTile<4>>, Fp8WideTile<4>>(stream, what, work);
 }
 
 }  // namespace
 
 std::size_t fp8_scratch_bytes(std::int64_t tokens, std::int64_t hidden_size) {
-  return round_up(tokens * hidden_size) + round_up(tokens * scale_pitch(ceil_div(hidden_size, scale_k)) * 4);
+  return round_up(tokens * hidden_size) +
+         round_up(tokens * scale_pitch(ceil_div(hidden_size, scale_k)) * 4);
 }
 
 bool takes_fp8(Fp8Work const& what) {

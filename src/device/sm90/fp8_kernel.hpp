@@ -45,15 +45,18 @@ struct Fp8Tile : Tile<Features, Tokens, Stages, Groups, Depth> {
   using Base = Tile<Features, Tokens, Stages, Groups, Depth>;
   static constexpr bool codes = Codes;
   static constexpr int row_k = scale_k, piece_k = 16;
+  static constexpr bool rows_in_registers = true;
   static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? 56 : 168;
   static constexpr int registers = Groups == 1 ? 240 : Codes ? 224 : 168;
   // Of a step of k: those of the tokens, then for each group of the first and the second halves.
   static constexpr int step_scales = Tokens + 2 * Groups;
   static constexpr int scales = (Base::tables + 15) / 16 * 16;  // float [Stages][Depth][..]
   static constexpr int tables = scales + Stages * Depth * step_scales * 4;
-  static int bytes(int groups) { return 1024 + tables + bytes_of_tables(groups); }
-  static_assert(1024 + tables + bytes_of_tables(max_groups) <= shared_limit);
-  static_assert(1024 + tables + bytes_of_tables(max_grouped_groups) <= shared_limit);
+  static constexpr int bytes(int groups, bool grouping) {
+    return 1024 + tables + bytes_of_tables(groups, grouping);
+  }
+  static_assert(bytes(max_groups, false) <= shared_limit);
+  static_assert(bytes(max_grouped_groups, true) <= shared_limit);
 };
 
 template <class Tile>
@@ -62,6 +65,7 @@ struct Fp8Block : Block<Tile> {
   using typename Base::Sums;
   static constexpr int Tokens = Tile::tokens, Stages = Tile::stages;
   static constexpr int token_arrivals = Tile::codes ? loader_threads : 1;
+  static constexpr bool finishes_together = Tile::codes;
   Scales const* scales;
 
   __device__ int place_of_scales(int stage, int sub) const {
@@ -82,7 +86,7 @@ struct Fp8Block : Block<Tile> {
     Scales const* scales;
     int from[own], weights;  // where they begin, or -1
   };
-  __device__ Beside beside_rows(Task const& task, int const* table) const {
+  __device__ Beside beside_rows(Task const& task, std::uint32_t const* table) const {
     Scales const& s = scales[task.product];
     int const thread = threadIdx.x - 32;
     Beside b;
@@ -90,7 +94,11 @@ struct Fp8Block : Block<Tile> {
 #pragma unroll
     for (int n = 0; n < Beside::own; ++n) {
       int const r = thread + n * loader_threads;
-      b.from[n] = r < task.count ? table[r] * s.in_row : -1;
+      // The table has where the rows begin, in pieces, as their loaders want them.
+      constexpr int step = loader_threads / 8;
+      std::uint32_t const place = table[r % step * Tile::own_places + r / step];
+      auto const row = static_cast<int>(place / (this->launch.products[task.product].k / 16));
+      b.from[n] = r < task.count ? row * s.in_row : -1;
     }
     b.weights = -1;
     if (thread < 2 * Tile::groups) {
@@ -229,7 +237,7 @@ struct Fp8Block : Block<Tile> {
                                                  int part) const {
     std::uint32_t const at = this->stage(stage);
     auto const left =
-        matrix_descriptor(at + sub * Tile::features * row_bytes + part * Tile::copy_bytes);
+        matrix_descriptor(at + sub * Tile::features * row_bytes + part * Tile::part_bytes);
     auto const right = matrix_descriptor(at + Tile::weight_bytes + sub * Tokens * row_bytes);
     wgmma_begin();
 #pragma unroll
@@ -314,8 +322,9 @@ struct Fp8Block : Block<Tile> {
   }
 
   template <Operand>
-  __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group, int tiles,
-                                           bool signals, Task const& task) {
+  __device__ __forceinline__ void multiply_tile(Sums& acc, Ring<Stages>& ring, int group,
+                                                bool signals, Task const& task) {
+    int const tiles = this->k_tiles(task.product);
     int const blocks = scales[task.product].blocks;
 #define KMOE_CASE(n)                                                        \
   if constexpr (n <= Tokens) {                                              \

@@ -16,8 +16,7 @@ namespace kmoe::device::sm90 {
 
 /// 256 features x 128 tokens, 64 of each group.
 template <int Stages>
-struct WideTile : Fp8Tile<256, 128, Stages, 2, 1, true> {
-  static constexpr int copy_features = 256, copy_bytes = copy_features * row_bytes;
+struct Fp8WideTile : Fp8Tile<256, 128, Stages, 2, 1, true> {
   static_assert(Stages <= scale_batches);
 };
 
@@ -40,7 +39,7 @@ struct WideBlock : Fp8Block<Tile> {
   };
   int next_batch;  // of the loaders
 
-  __device__ Beside beside_rows(Task const& task, int const* table) {
+  __device__ Beside beside_rows(Task const& task, std::uint32_t const* table) {
     auto const b = Base::beside_rows(task, table);
     Beside own{b.scales, {}, b.weights, next_batch};
 #pragma unroll
@@ -52,8 +51,7 @@ struct WideBlock : Fp8Block<Tile> {
     int const thread = threadIdx.x - 32;
     if (kt % 4 == 0) {
       int const batch = (b.batch + kt / 4) % scale_batches;
-      std::uint32_t const to =
-          this->base + Tile::staging + (batch * Tile::tokens + thread) * 16;
+      std::uint32_t const to = this->base + Tile::staging + (batch * Tile::tokens + thread) * 16;
 #pragma unroll
       for (int n = 0; n < Beside::own; ++n) {
         if (b.from[n] >= 0) {
@@ -232,8 +230,7 @@ struct WideBlock : Fp8Block<Tile> {
           if (all != nullptr) weights[side] = all[slot];
         }
       }
-      multiply_tokens(acc, ring, group, this->k_tiles(task.product), task.count, lane == 0,
-                      batch);
+      multiply_tokens(acc, ring, group, this->k_tiles(task.product), task.count, lane == 0, batch);
       if (task.product == 0) {
         finish_codes<Type>(acc, task, first);
       } else {

@@ -29,7 +29,8 @@ struct Block {
   char* memory;        // the same
   Schedule schedule;
 
-  static constexpr int lead = Tile::groups == 2 && Tokens >= 128 ? 2 : 0;  // in tiles of k
+  // In tiles of k: what the first group is ahead of the second.
+  static constexpr int lead = Tile::groups == 2 && Tokens >= 128 ? (Stages > 3 ? 2 : 1) : 0;
   using Sums = float[Tile::parts][Tile::sums / 2];
 
   __device__ std::uint32_t stage(int s) const { return base + s * Tile::stage_bytes; }
@@ -47,10 +48,16 @@ struct Block {
   /// All threads.
   __device__ void make_schedule() {
     auto const tiles = [&](int p) {
-      return (launch.products[p].features + Tile::features - 1) / Tile::features;
+      return (launch.products[p].features + launch.widths[p] - 1) / launch.widths[p];
     };
     schedule = cut_groups<Tokens>(launch, memory + Tile::tables, memory, tiles(0),
                                   launch.count == 2 ? tiles(1) : 0);
+  }
+
+  /// Features of a tile from `first` on that there are.
+  __device__ int features_from(Task const& task, int first) const {
+    int const width = launch.widths[task.product];
+    return min(width, launch.products[task.product].features - task.feature * width) - first;
   }
 
   __device__ int k_tiles(int product) const {
@@ -88,26 +95,29 @@ struct Block {
     Task task = hand_out(number);
     for (int turn = 1; task.product >= 0; ++turn) {
       Product const& product = launch.products[task.product];
-      CUtensorMap const* const map = &launch.maps[task.product];
       int const tiles = k_tiles(task.product);
       int const handed = handed_at(tiles);
+      int const first = task.feature * launch.widths[task.product];
+      int const bytes = launch.widths[task.product] * row_bytes;
+      CUtensorMap const* const inner_map = &launch.maps[task.product];
+      CUtensorMap const* const edge_map = &launch.edge_maps[task.product];
       Task next;
       for (int kt = 0; kt < tiles; ++kt) {
         if (kt == drawn_at(tiles)) number = draw(turn);
         if (kt == handed) next = hand_out(number);
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
         std::uint32_t const barrier = full(ring.stage);
-        barrier_arrive_expecting(barrier, Tile::weight_bytes);
+        barrier_arrive_expecting(barrier, Tile::depth * bytes);
 #pragma unroll
-        for (int copy = 0; copy < Tile::weight_bytes / Tile::copy_bytes; ++copy) {
-          constexpr int parts = Tile::features / Tile::copy_features;
-          int const part = copy % parts, k = (kt * Tile::depth + copy / parts) * Tile::row_k;
-          std::uint32_t const to = stage(ring.stage) + copy * Tile::copy_bytes;
-          int const feature = task.feature * Tile::features + part * Tile::copy_features;
+        for (int sub = 0; sub < Tile::depth; ++sub) {
+          int const k = (kt * Tile::depth + sub) * Tile::row_k;
+          bool const edge = k == 0 || k + Tile::row_k >= product.k;
+          CUtensorMap const* const map = edge ? edge_map : inner_map;
+          std::uint32_t const to = stage(ring.stage) + sub * Tile::features * row_bytes;
           if (product.halves == Halves::none) {
-            tensor_copy_3d(to, map, barrier, k, feature, task.group);
+            tensor_copy_3d(to, map, barrier, k, first, task.group);
           } else {
-            tensor_copy_5d(to, map, barrier, k, 0, 0, feature / 16, task.group);
+            tensor_copy_5d(to, map, barrier, k, 0, 0, first / 16, task.group);
           }
         }
         ring.next();
@@ -129,7 +139,8 @@ struct Block {
 
   // What blocks derived from this one replace, see fp8_kernel.hpp.
   static constexpr int token_arrivals = loader_threads;  // at a stage
-  __device__ int beside_rows(Task const&, int const*) const {
+  static constexpr bool finishes_together = false;       // the groups of a gated tile
+  __device__ int beside_rows(Task const&, std::uint32_t const*) const {
     return 0;
   }
   __device__ void bring_beside_rows(int, int, int) const {}
@@ -151,7 +162,7 @@ struct Block {
       return Tile::weight_bytes + row * row_bytes + ((piece ^ (row & 7)) << 4);
     };
     std::uint32_t const to[2] = {spot(first), spot(first + step)};
-    auto* const tables = reinterpret_cast<int*>(memory + Tile::rows);
+    auto* const tables = reinterpret_cast<std::uint32_t*>(memory + Tile::rows);
 
     int const last_row = schedule.first_row[schedule.groups] - 1;
     // Where the rows of the next tile lie is looked up while this one is on its way.
@@ -174,20 +185,21 @@ struct Block {
     for (int buffer = 0; next.product >= 0; buffer ^= 1) {
       Task const task = next;
       Product const& product = launch.products[task.product];
-      int* const table = tables + buffer * Tokens;
+      // Where each row begins, in 16 bytes; those that a thread brings lie together.
+      std::uint32_t* const table = tables + buffer * Tile::row_places;
+      auto const* const own = reinterpret_cast<uint4 const*>(table + first * Tile::own_places);
+      std::uint32_t const pitch = product.k / Tile::piece_k;
       int const divisor = schedule.has_slots() && product.gather ? launch.slots_per_row : 1;
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
         int const r = thread + n * loader_threads;
-        if (r < Tokens) table[r] = rows[n] / divisor;
+        if (r < Tokens) table[r % step * Tile::own_places + r / step] = rows[n] / divisor * pitch;
       }
       named_barrier(1, loader_threads);
-
-      std::uint32_t pieces[steps];  // where a row's piece begins, in 16 bytes
-      std::uint32_t const pitch = product.k / Tile::piece_k;
+      [[maybe_unused]] uint4 kept[Tile::own_places / 4];
+      if constexpr (Tile::rows_in_registers) {
 #pragma unroll
-      for (int n = 0; n < steps; ++n) {
-        if (first + n * step < Tokens) pieces[n] = table[first + n * step] * pitch + piece;
+        for (int n = 0; n < Tile::own_places / 4; ++n) kept[n] = own[n];
       }
       if (task.product == 1) {
         std::uint32_t const expected = schedule.features0 * Tile::groups;
@@ -210,15 +222,18 @@ struct Block {
           int const k = (kt * Tile::depth + sub) * Tile::row_k;
           std::uint32_t const base = stage(ring.stage) + sub * Tokens * row_bytes;
           std::uint32_t const at[2] = {base + to[0], base + to[1]};
-          uint4 const* const from = in + k / Tile::piece_k;
+          uint4 const* const from = in + k / Tile::piece_k + piece;
           auto const bring = [&](auto const& copy) {
 #pragma unroll
-            for (int n = 0; n < steps; n += 2) {
+            for (int n = 0; n < steps; n += 4) {
               if (n * step >= task.count) break;
+              uint4 const four = Tile::rows_in_registers ? kept[n / 4] : own[n / 4];
+              std::uint32_t const pieces[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-              for (int m = n; m < n + 2 && m < steps; ++m) {
+              for (int m = n; m < n + 4 && m < steps; ++m) {
+                if (m % 2 == 0 && m * step >= task.count) break;
                 if (first + m * step < Tokens) {
-                  copy(at[m % 2] + m / 2 * 2 * step * row_bytes, from + pieces[m]);
+                  copy(at[m % 2] + m / 2 * 2 * step * row_bytes, from + pieces[m - n]);
                 }
               }
             }
@@ -259,13 +274,13 @@ struct Block {
       for (int step = 0; step < Tile::depth * tile_k / 16; ++step) {
         int const sub = step / (tile_k / 16), inner = step % (tile_k / 16);
         auto const left = matrix_descriptor(at + sub * Tile::features * row_bytes +
-                                            group * Tile::parts * Tile::copy_bytes) +
+                                            group * Tile::parts * Tile::part_bytes) +
                           2 * inner;
         auto const right =
             matrix_descriptor(at + Tile::weight_bytes + sub * Tokens * row_bytes) + 2 * inner;
 #pragma unroll
         for (int part = 0; part < Tile::parts; ++part) {
-          wgmma<Type, N>(acc[part], left + part * (Tile::copy_bytes >> 4), right, (kt | step) != 0);
+          wgmma<Type, N>(acc[part], left + part * (Tile::part_bytes >> 4), right, (kt | step) != 0);
         }
       }
       wgmma_commit();
@@ -283,31 +298,34 @@ struct Block {
     if (signals) barrier_arrive(empty(previous));
   }
 
-  template <Operand Type>
-  __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group, int tiles,
-                                           bool signals, Task const& task) {
-    int const count = task.count;
-#define KMOE_CASE(n)                                                               \
-  if constexpr (n <= Tokens) {                                                     \
-    if (count > n - 8) return multiply<Type, n>(acc, ring, group, tiles, signals); \
+  /// For a group that has no features in a tile.
+  __device__ void pass_by(Ring<Stages>& ring, int group, int tiles, bool signals) {
+    if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
+    for (int kt = 0; kt < tiles; ++kt) {
+      barrier_wait(full(ring.stage), ring.phase);
+      __syncwarp();
+      if (signals) barrier_arrive(empty(ring.stage));
+      ring.next();
+    }
   }
-    KMOE_CASE(128)
-    KMOE_CASE(120)
-    KMOE_CASE(112)
-    KMOE_CASE(104)
-    KMOE_CASE(96)
-    KMOE_CASE(88)
-    KMOE_CASE(80)
-    KMOE_CASE(72)
-    KMOE_CASE(64)
-    KMOE_CASE(56)
-    KMOE_CASE(48)
-    KMOE_CASE(40)
-    KMOE_CASE(32)
-    KMOE_CASE(24)
-    KMOE_CASE(16)
-    multiply<Type, 8>(acc, ring, group, tiles, signals);
-#undef KMOE_CASE
+
+  /// With the smallest N that `count` tokens need.
+  template <Operand Type, int N = Tokens>
+  __device__ __forceinline__ void multiply_some(Sums& acc, Ring<Stages>& ring, int group, int tiles,
+                                                bool signals, int count) {
+    constexpr int fewer = N - (N > 128 ? 16 : 8);
+    if constexpr (fewer > 0) {
+      if (count <= fewer) {
+        return multiply_some<Type, fewer>(acc, ring, group, tiles, signals, count);
+      }
+    }
+    multiply<Type, N>(acc, ring, group, tiles, signals);
+  }
+
+  template <Operand Type>
+  __device__ __forceinline__ void multiply_tile(Sums& acc, Ring<Stages>& ring, int group,
+                                                bool signals, Task const& task) {
+    multiply_some<Type>(acc, ring, group, k_tiles(task.product), signals, task.count);
   }
 
   template <Operand Type, class Self>
@@ -334,6 +352,18 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     Product const& product = launch.products[task.product];
     bool const gated = product.halves != Halves::none;
     bool const weighted = product.weights != nullptr;
+    bool const tells = task.product == 0 ? launch.count == 2 : launch.sides.sums != nullptr;
+    auto const tell = [&] {
+      if (!tells || thread != 0) return;
+      add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
+    };
+    int const own_first = group * Tile::parts * Tile::part_features;
+    int const first_feature = task.feature * launch.widths[task.product] + own_first;
+    if (features_from(task, own_first) <= 0 && !(gated && Self::finishes_together)) {
+      pass_by(ring, group, k_tiles(task.product), lane == 0);
+      tell();
+      continue;
+    }
 
     float own_weights[own_rows];
     if (weighted) {
@@ -346,7 +376,7 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
       }
     }
 
-    self.template multiply<Type>(acc, ring, group, k_tiles(task.product), lane == 0, task);
+    self.template multiply_tile<Type>(acc, ring, group, lane == 0, task);
 
     if (weighted) {
 #pragma unroll
@@ -361,14 +391,13 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     if (gated && self.template finish_gated<Type>(acc, task, group, thread)) {
       // It is.
     } else if (gated) {
-      constexpr int chunk = Tile::sums < 128 ? Tile::sums : 128;
-      constexpr int own = Tile::copy_features / 2;
+      constexpr int most = Tile::staging_bytes / 64;
+      constexpr int chunk = Tile::sums < most ? Tile::sums : most;
+      constexpr int own = Tile::part_features / 2;
       int const width = product.features / 2;
 #pragma unroll
       for (int part = 0; part < Tile::parts; ++part) {
-        int const begin =
-            (task.feature * Tile::features + (group * Tile::parts + part) * Tile::copy_features) /
-            2;
+        int const begin = (first_feature + part * Tile::part_features) / 2;
         int const feature = begin + 8 * warp + lane / 4;
         float bias[2] = {0.0F, 0.0F};
         if (product.bias != nullptr && feature < width) {
@@ -386,7 +415,7 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
           for (int c = 0; c < Tile::sums; c += chunk) {
             if (c < task.count) {
 #pragma unroll
-              for (int j = c / 8; j < (c + chunk) / 8; j += 4) {
+              for (int j = c / 8; j < min(c + chunk, Tile::sums) / 8; j += 4) {
                 if (8 * j < task.count) {
                   std::uint32_t m[4];
 #pragma unroll
@@ -416,13 +445,13 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
         });
       }
     } else {
-      constexpr int chunk = Tile::sums < 64 ? Tile::sums : 64;
-      constexpr int own = Tile::copy_features, stores = chunk * 8 / group_threads;
+      constexpr int most = Tile::staging_bytes / 128;
+      constexpr int chunk = Tile::sums < most ? Tile::sums : most;
+      constexpr int own = Tile::part_features, stores = chunk * 8 / group_threads;
       int const width = product.features;
 #pragma unroll
       for (int part = 0; part < Tile::parts; ++part) {
-        int const begin =
-            task.feature * Tile::features + (group * Tile::parts + part) * Tile::copy_features;
+        int const begin = first_feature + part * Tile::part_features;
         int const feature = begin + 16 * warp + lane / 4;
         float bias[2] = {0.0F, 0.0F};
         if (product.bias != nullptr) {
@@ -443,7 +472,7 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
                   to[n] = schedule.slot(to[n]);
               }
 #pragma unroll
-              for (int j = c / 8; j < (c + chunk) / 8; j += 2) {
+              for (int j = c / 8; j < min(c + chunk, Tile::sums) / 8; j += 2) {
                 if (8 * j < task.count) {
                   std::uint32_t m[4];
 #pragma unroll
@@ -485,10 +514,7 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
         }
       }
     }
-    bool const tells = task.product == 0 ? launch.count == 2 : launch.sides.sums != nullptr;
-    if (tells && thread == 0) {
-      add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
-    }
+    tell();
   }
   if (launch.sides.sums != nullptr) add_rows<Type>(barrier, group * group_threads + thread);
 }
@@ -503,7 +529,7 @@ __device__ void Block<Tile>::add_rows(int barrier, int thread) const {
     while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
   }
   named_barrier(barrier, group_threads);
-  constexpr int threads = Tile::groups * group_threads, batch = 4;  // rows in flight
+  constexpr int threads = Tile::groups * group_threads, batch = 8;  // rows in flight
   int const pieces = launch.products[1].features / 8, k = launch.slots_per_row;
   int const count = launch.sides.num_slots / k * pieces;
   auto const* const rows = static_cast<uint4 const*>(launch.products[1].out);
@@ -536,7 +562,10 @@ __device__ void Block<Tile>::add_rows(int barrier, int thread) const {
 template <Operand Type, class Tile, class Block>
 __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
   if (threadIdx.x == 0) {
-    for (int p = 0; p < launch.count; ++p) tensor_prefetch(&launch.maps[p]);
+    for (int p = 0; p < launch.count; ++p) {
+      tensor_prefetch(&launch.maps[p]);
+      tensor_prefetch(&launch.edge_maps[p]);
+    }
     constexpr int consumer_warps = Tile::groups * group_threads / 32;
     for (int s = 0; s < Tile::stages; ++s) {
       barrier_init(block.full(s), 1 + Block::token_arrivals);

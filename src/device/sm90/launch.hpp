@@ -33,7 +33,7 @@ void launch_kernel(cudaStream_t stream, What const& what, int blocks) {
   cudaLaunchConfig_t config{};
   config.gridDim = blocks;
   config.blockDim = Tile::threads;
-  config.dynamicSmemBytes = Tile::bytes(what.groups);
+  config.dynamicSmemBytes = Tile::bytes(what.groups, what.sides.ids != nullptr);
   config.stream = stream;
   config.attrs = &early;
   config.numAttrs = 1;
@@ -42,7 +42,7 @@ void launch_kernel(cudaStream_t stream, What const& what, int blocks) {
 
 /// The kernel that keeps the intermediate on the chip (fused.hpp): whether it can, and its launch.
 /// One block works on 128 rows: it pays where there are enough of them for most multiprocessors.
-bool fused_takes(Launch const& what);
+bool fused_takes(Work const& what);
 void launch_fused(Operand operand, cudaStream_t stream, Launch const& what, int blocks);
 
 }  // namespace kmoe::device::sm90

@@ -51,29 +51,31 @@ inline decltype(&cuTensorMapEncodeTiled) encoder() {
   return function;
 }
 
-/// What B [groups, features, k] is for the copy engine.
-inline CUtensorMap encode_map(Product const& product, Operand operand, int groups,
-                              int copy_features) {
+/// What B [groups, features, k] is for the copy engine; `pairs`: 128 bytes bring the other half of
+/// their 256 into the cache.
+inline CUtensorMap encode(Product const& product, Operand operand, int groups,
+                          cuuint32_t copy_features, bool pairs) {
   using u64 = cuuint64_t;
-  bool const bytes = operand == Operand::e4m3;
-  cuuint32_t const row_k = bytes ? row_bytes : tile_k;
-  auto const rows_of_box = static_cast<cuuint32_t>(copy_features);
-  u64 const k = u64(product.k), row = bytes ? k : 2 * k, rows = u64(product.features),
+  bool const codes = operand == Operand::e4m3;
+  cuuint32_t const row_k = codes ? row_bytes : tile_k;
+  u64 const k = u64(product.k), row = codes ? k : 2 * k, rows = u64(product.features),
             matrices = u64(groups);
   CUtensorMap map;
   CUresult status{};
   auto const tiled = [&](int rank, u64 const* sizes, u64 const* pitches, cuuint32_t const* box) {
     cuuint32_t const steps[5] = {1, 1, 1, 1, 1};
-    auto const type = bytes                      ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+    auto const type = codes                      ? CU_TENSOR_MAP_DATA_TYPE_UINT8
                       : operand == Operand::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                  : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-    return encoder()(&map, type, rank, const_cast<void*>(product.b), sizes, pitches, box, steps,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return encoder()(
+        &map, type, rank, const_cast<void*>(product.b), sizes, pitches, box, steps,
+        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        pairs ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   };
   if (product.halves == Halves::none) {
     u64 const sizes[] = {k, rows, matrices}, pitches[] = {row, row * rows};
-    cuuint32_t const box[] = {row_k, rows_of_box, 1};
+    cuuint32_t const box[] = {row_k, copy_features, 1};
     status = tiled(3, sizes, pitches, box);
   } else {
     // Eight rows of one half, the same eight of the other, and so on: a thread then holds both
@@ -82,7 +84,7 @@ inline CUtensorMap encode_map(Product const& product, Operand operand, int group
     u64 const sizes[] = {k, 8, 2, rows / 16, matrices};
     u64 const pitches[] = {interleaved ? 2 * row : row, interleaved ? row : row * (rows / 2),
                            (interleaved ? 16 : 8) * row, row * rows};
-    cuuint32_t const box[] = {row_k, 8, 2, rows_of_box / 16, 1};
+    cuuint32_t const box[] = {row_k, 8, 2, copy_features / 16, 1};
     status = tiled(5, sizes, pitches, box);
   }
   if (status != CUDA_SUCCESS) {
@@ -92,6 +94,20 @@ inline CUtensorMap encode_map(Product const& product, Operand operand, int group
                              std::to_string(status));
   }
   return map;
+}
+
+/// One bulk copy brings all features of a tile, or the end of them and zeros.
+inline void encode_maps(Launch& what, Operand operand) {
+  for (int p = 0; p < what.count; ++p) {
+    auto const& product = what.products[p];
+    auto const box = static_cast<cuuint32_t>(what.widths[p]);
+    what.maps[p] = encode(product, operand, what.groups, box, true);
+    // Where rows do not begin at multiples of 256 bytes, the other half is of another row, and
+    // would leave the cache before it is used: memory of Kokkos begins 128 bytes past one.
+    bool const whole = reinterpret_cast<std::uintptr_t>(product.b) % 256 == 0 &&
+                       product.k % (operand == Operand::e4m3 ? 256 : 128) == 0;
+    what.edge_maps[p] = whole ? what.maps[p] : encode(product, operand, what.groups, box, false);
+  }
 }
 
 inline int ceil_div(std::int64_t n, std::int64_t d) {
