@@ -8,6 +8,7 @@
 #include "device/sm90/kernel.hpp"
 #include "device/sm90/launch.hpp"
 #include "device/sm90/machine.hpp"
+#include "device/sm90/run_block.hpp"
 
 namespace kmoe::device::sm90 {
 namespace {

@@ -14,7 +14,7 @@
 
 #include "device/sm90/fp8.hpp"
 #include "device/sm90/fp8_quantize.hpp"
-#include "device/sm90/kernel.hpp"
+#include "device/sm90/run_block.hpp"
 
 namespace kmoe::device::sm90 {
 
