@@ -4,9 +4,13 @@
 #include "gemm/quantized_gemm.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
+#include "device/launch.hpp"
+#include "device/sm90/fp8.hpp"
 #include "gemm/host_quant_gemm.hpp"
 #include "gemm/quantized_tile.hpp"
+#include "gemm/sm90_work.hpp"
 #include "gemm/tile_gemm.hpp"
 #include "instantiate.hpp"
 
@@ -70,11 +74,49 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
   }
 }
 
+/// Hopper's fp8 kernel: codes and float scales of 128 x 128.
+template <ExecutionSpace E>
+bool is_fp8_block(QuantizedTensor<E> const& t) {
+  return t.scheme == quant_scheme("fp8_block") &&
+         t.codes.extent(2) == static_cast<std::size_t>(t.columns);
+}
+
+template <ExecutionSpace E, Element T>
+bool quantized_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T> const& gate_up,
+                   [[maybe_unused]] DeviceGemm<T> const& down,
+                   [[maybe_unused]] QuantizedTensor<E> const& gate_up_weights,
+                   [[maybe_unused]] QuantizedTensor<E> const& down_weights,
+                   [[maybe_unused]] std::byte* scratch, [[maybe_unused]] std::size_t bytes,
+                   [[maybe_unused]] std::uint32_t* counters,
+                   [[maybe_unused]] MlpStages const& stages) {
+  if constexpr (sizeof(T) == 2 && requires { exec.cuda_stream(); }) {
+    if (!is_whole(gate_up) || !sm90::available() || !is_fp8_block(gate_up_weights)) return false;
+    if (!is_fp8_block(down_weights)) return false;
+    sm90::Fp8Work work{work_of(gate_up, &down, counters, stages),
+                       {{gate_up_weights.scales.data(), gate_up_weights.parts},
+                        {down_weights.scales.data(), down_weights.parts}},
+                       scratch,
+                       bytes};
+    work.work.products[0].b = gate_up_weights.codes.data();
+    work.work.products[1].b = down_weights.codes.data();
+    if (!sm90::takes_fp8(work)) return false;
+    device::LaunchMark<E> const mark(exec, "kmoe::expert_mlp");
+    constexpr bool is_bf16 = std::is_same_v<T, bfloat16>;
+    sm90::launch_fp8(exec.cuda_stream(), is_bf16 ? sm90::Operand::bf16 : sm90::Operand::f16, work);
+    return true;
+  } else {
+    return false;
+  }
+}
+
 #define KMOE_INSTANTIATE(E, T)                                                               \
   template std::size_t quantized_scratch_bytes<E, T>(E const&, QuantScheme const&, offset_t, \
                                                      offset_t);                              \
   template void quantized_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&,            \
-                                     QuantizedTensor<E> const&, std::byte*, offset_t*);
+                                     QuantizedTensor<E> const&, std::byte*, offset_t*);      \
+  template bool quantized_mlp<E, T>(E const&, DeviceGemm<T> const&, DeviceGemm<T> const&,    \
+                                    QuantizedTensor<E> const&, QuantizedTensor<E> const&,    \
+                                    std::byte*, std::size_t, std::uint32_t*, MlpStages const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

@@ -73,7 +73,8 @@ class ExpertMlp {
   }
 
   /// make_permutation(exec, expert_ids, permutation, rows_per_expert), then forward(): the same
-  /// results. One kernel on Hopper for 16-bit elements and T * K <= 2048.
+  /// results. One kernel on Hopper for 16-bit elements and T * K <= 2048; two where many rows meet
+  /// fp8 weights.
   /// \param expert_ids [T, K], local; not a part of `permutation`
   void forward(E const& exec, InMatrix<T, E> x, InMatrix<index_t, E> expert_ids,
                Permutation<E> const& permutation, Vector<offset_t, E> const& rows_per_expert,
@@ -134,9 +135,10 @@ class ExpertMlp {
            InVector<index_t, E> slot_of_row, index_t slots_per_token, offset_t num_rows,
            InMatrix<float, E> weights, Matrix<T, E> const& rows,
            detail::MlpStages const& stages) const;
-  void run_quantized(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
+  bool run_quantized(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
                      InVector<index_t, E> slot_of_row, index_t slots_per_token, offset_t num_rows,
-                     float const* weights, Matrix<T, E> const& rows) const;
+                     float const* weights, Matrix<T, E> const& rows,
+                     detail::MlpStages const& stages) const;
   [[nodiscard]] index_t hidden_size() const {
     return quantized() ? quantized_.down.rows() : down_.num_columns();
   }

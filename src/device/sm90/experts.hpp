@@ -12,7 +12,7 @@
 
 namespace kmoe::device::sm90 {
 
-enum class Operand { bf16, f16 };
+enum class Operand { bf16, f16, e4m3 };  // e4m3: of the instruction alone
 enum class Act { identity, silu, gelu_erf, gelu_tanh, relu, relu2, swiglu_oai };
 /// Where gates and ups lie among the rows of a matrix; `none`: it has no gates.
 enum class Halves { none, gate_first, up_first, interleaved };

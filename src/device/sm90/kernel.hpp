@@ -61,7 +61,7 @@ struct Block {
   }
 
   __device__ int k_tiles(int product) const {
-    constexpr int k = Tile::depth * tile_k;
+    constexpr int k = Tile::depth * Tile::row_k;
     return (launch.products[product].k + k - 1) / k;
   }
 
@@ -110,8 +110,9 @@ struct Block {
         barrier_arrive_expecting(barrier, Tile::depth * bytes);
 #pragma unroll
         for (int sub = 0; sub < Tile::depth; ++sub) {
-          int const k = (kt * Tile::depth + sub) * tile_k;
-          CUtensorMap const* const map = k == 0 || k + tile_k >= product.k ? edge_map : inner_map;
+          int const k = (kt * Tile::depth + sub) * Tile::row_k;
+          bool const edge = k == 0 || k + Tile::row_k >= product.k;
+          CUtensorMap const* const map = edge ? edge_map : inner_map;
           std::uint32_t const to = stage(ring.stage) + sub * Tile::features * row_bytes;
           if (product.halves == Halves::none) {
             tensor_copy_3d(to, map, barrier, k, first, task.group);
@@ -136,8 +137,21 @@ struct Block {
     return task;
   }
 
+  // What blocks derived from this one replace, see fp8_kernel.hpp.
+  static constexpr int token_arrivals = loader_threads;  // at a stage
+  static constexpr bool finishes_together = false;       // the groups of a gated tile
+  __device__ int beside_rows(Task const&, std::uint32_t const*) const {
+    return 0;
+  }
+  __device__ void bring_beside_rows(int, int, int) const {}
+  template <Operand>
+  __device__ bool finish_gated(Sums&, Task const&, int, int) const {
+    return false;
+  }
+
   /// Warps 1 to 3: the token rows of every tile. Eight lanes bring 128 bytes of a row.
-  __device__ void load_tokens() {
+  template <Operand Type, class Self>
+  __device__ void load_tokens(Self& self) {
     constexpr int step = loader_threads / 8;  // rows that are brought at once
     constexpr int steps = (Tokens + step - 1) / step;
     constexpr int own_rows = (Tokens + loader_threads - 1) / loader_threads;
@@ -174,7 +188,7 @@ struct Block {
       // Where each row begins, in 16 bytes; those that a thread brings lie together.
       std::uint32_t* const table = tables + buffer * Tile::row_places;
       auto const* const own = reinterpret_cast<uint4 const*>(table + first * Tile::own_places);
-      std::uint32_t const pitch = product.k / 8;
+      std::uint32_t const pitch = product.k / Tile::piece_k;
       int const divisor = schedule.has_slots() && product.gather ? launch.slots_per_row : 1;
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
@@ -192,6 +206,7 @@ struct Block {
         while (load_acquire(ready(task.tile)) < expected) __nanosleep(32);
       }
       auto const* const in = static_cast<uint4 const*>(product.in);
+      auto const beside = self.beside_rows(task, table);
       int const tiles = k_tiles(task.product);
       // The next tile is looked up while the last stages of this one are on their way. To hand it
       // out at a step, the weights need the rows of all but Stages - 1 steps up to it.
@@ -204,10 +219,10 @@ struct Block {
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
 #pragma unroll
         for (int sub = 0; sub < Tile::depth; ++sub) {
-          int const k = (kt * Tile::depth + sub) * tile_k;
+          int const k = (kt * Tile::depth + sub) * Tile::row_k;
           std::uint32_t const base = stage(ring.stage) + sub * Tokens * row_bytes;
           std::uint32_t const at[2] = {base + to[0], base + to[1]};
-          uint4 const* const from = in + k / 8 + piece;
+          uint4 const* const from = in + k / Tile::piece_k + piece;
           auto const bring = [&](auto const& copy) {
 #pragma unroll
             for (int n = 0; n < steps; n += 4) {
@@ -223,15 +238,16 @@ struct Block {
               }
             }
           };
-          if (k + tile_k <= product.k) {
+          if (k + Tile::row_k <= product.k) {
             bring([](std::uint32_t to, void const* from) { copy_async_16(to, from); });
           } else {
-            bool const inside = k + piece * 8 < product.k;
+            bool const inside = k + piece * Tile::piece_k < product.k;
             bring([=](std::uint32_t to, void const* from) {
               inside ? copy_async_16(to, from) : copy_async_zeros_16(to, in);
             });
           }
         }
+        self.bring_beside_rows(beside, ring.stage, kt);
         copy_async_arrive(full(ring.stage));
         ring.next();
       }
@@ -307,14 +323,20 @@ struct Block {
   }
 
   template <Operand Type>
-  __device__ void consume(int group);
+  __device__ __forceinline__ void multiply_tile(Sums& acc, Ring<Stages>& ring, int group,
+                                                bool signals, Task const& task) {
+    multiply_some<Type>(acc, ring, group, k_tiles(task.product), signals, task.count);
+  }
+
+  template <Operand Type, class Self>
+  __device__ void consume(Self& self, int group);
   template <Operand Type>
   __device__ void add_rows(int barrier, int thread) const;
 };
 
 template <class Tile>
-template <Operand Type>
-__device__ void Block<Tile>::consume(int group) {
+template <Operand Type, class Self>
+__device__ void Block<Tile>::consume(Self& self, int group) {
   int const thread = threadIdx.x % group_threads, warp = thread / 32, lane = thread % 32;
   int const barrier = 2 + group;
   std::uint32_t const staging = base + Tile::staging + group * Tile::staging_bytes;
@@ -337,7 +359,7 @@ __device__ void Block<Tile>::consume(int group) {
     };
     int const own_first = group * Tile::parts * Tile::part_features;
     int const first_feature = task.feature * launch.widths[task.product] + own_first;
-    if (features_from(task, own_first) <= 0) {
+    if (features_from(task, own_first) <= 0 && !(gated && Self::finishes_together)) {
       pass_by(ring, group, k_tiles(task.product), lane == 0);
       tell();
       continue;
@@ -354,7 +376,7 @@ __device__ void Block<Tile>::consume(int group) {
       }
     }
 
-    multiply_some<Type>(acc, ring, group, k_tiles(task.product), lane == 0, task.count);
+    self.template multiply_tile<Type>(acc, ring, group, lane == 0, task);
 
     if (weighted) {
 #pragma unroll
@@ -366,7 +388,9 @@ __device__ void Block<Tile>::consume(int group) {
     }
 
     auto* const out = static_cast<std::uint16_t*>(product.out);
-    if (gated) {
+    if (gated && self.template finish_gated<Type>(acc, task, group, thread)) {
+      // It is.
+    } else if (gated) {
       constexpr int most = Tile::staging_bytes / 64;
       constexpr int chunk = Tile::sums < most ? Tile::sums : most;
       constexpr int own = Tile::part_features / 2;
@@ -531,58 +555,6 @@ __device__ void Block<Tile>::add_rows(int barrier, int thread) const {
     static_cast<uint4*>(launch.sides.sums)[i] = {
         pack<Type>(sum[0], sum[1]), pack<Type>(sum[2], sum[3]), pack<Type>(sum[4], sum[5]),
         pack<Type>(sum[6], sum[7])};
-  }
-}
-
-template <Operand Type, class Tile>
-__global__ void __launch_bounds__(Tile::threads, 1)
-    experts_kernel(__grid_constant__ Launch const launch) {
-  extern __shared__ char raw[];
-  std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
-  Block<Tile> block{launch, base, raw + (base - address), {}};
-  if (threadIdx.x == 0) {
-    for (int p = 0; p < launch.count; ++p) {
-      tensor_prefetch(&launch.maps[p]);
-      tensor_prefetch(&launch.edge_maps[p]);
-    }
-    constexpr int consumer_warps = Tile::groups * group_threads / 32;
-    for (int s = 0; s < Tile::stages; ++s) {
-      barrier_init(block.full(s), 1 + loader_threads);
-      barrier_init(block.empty(s), consumer_warps);
-    }
-    for (int p = 0; p < task_places; ++p) {
-      barrier_init(block.task_full(p), 1);
-      barrier_init(block.task_empty(p), loader_threads / 32 + consumer_warps);
-    }
-    barrier_init_fence();
-  }
-  wait_for_kernels_before();
-  let_next_begin();
-  int const number = threadIdx.x == 0 ? block.draw(0) : 0;
-  block.make_schedule();
-
-  if (threadIdx.x < group_threads) {
-    registers_give<Tile::loader_registers>();
-    if (threadIdx.x == 0) {
-      block.load_weights(number);
-    } else if (threadIdx.x >= 32) {
-      block.load_tokens();
-    }
-    __syncwarp();
-  } else {
-    registers_take<Tile::registers>();
-    block.template consume<Type>(static_cast<int>(threadIdx.x) / group_threads - 1);
-  }
-
-  // The last block leaves the counters as it found them.
-  if (launch.count == 2) {
-    __syncthreads();
-    bool const last = threadIdx.x == 0 && atomicAdd(launch.counters, 1U) == gridDim.x - 1;
-    if (__syncthreads_or(last) != 0) {
-      for (int t = threadIdx.x; t < block.schedule.num_tiles + 3; t += Tile::threads) {
-        launch.counters[t] = 0;
-      }
-    }
   }
 }
 

@@ -19,8 +19,8 @@ inline void check(cudaError_t status, char const* what) {
   throw std::runtime_error("kmoe: " + std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-template <auto Kernel, class Tile>
-void launch_kernel(cudaStream_t stream, Launch const& what, int blocks) {
+template <auto Kernel, class Tile, class What>
+void launch_kernel(cudaStream_t stream, What const& what, int blocks) {
   static bool const raised = [] {
     check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit),
           "shared memory of the expert kernel");

@@ -68,6 +68,7 @@ template <int Features, int Tokens, int Stages, int Groups, int Depth = 1>
 struct Tile {
   static constexpr int features = Features, tokens = Tokens, stages = Stages, groups = Groups;
   static constexpr int depth = Depth;
+  static constexpr int row_k = tile_k, piece_k = 8;  // elements of 128 bytes, of 16
   static constexpr int parts =
       Features < 64 ? 1 : Features / Groups / 64;                      // instructions of a group
   static constexpr int part_features = Features < 64 ? Features : 64;  // of one instruction

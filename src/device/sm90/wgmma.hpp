@@ -3,7 +3,8 @@
 #pragma once
 
 /// \file
-/// wgmma: d[64, N] += a[64, 16] . b[N, 16]^T of a warpgroup, a and b in shared memory.
+/// wgmma: d[64, N] += a[64, 16] . b[N, 16]^T of a warpgroup, a and b in shared memory; of e4m3
+/// codes 32 columns at once.
 ///
 /// d: thread t of the 128 holds, for each 8 columns j, d[4j], d[4j + 1] of row 16 (t / 32) +
 /// (t % 32) / 4, columns 8j + 2 (t % 4) and the next, and d[4j + 2], d[4j + 3] of the row 8 below.
@@ -68,18 +69,20 @@ __device__ __forceinline__ void wgmma_wait() {
 #define KMOE_D16(i) KMOE_D8(i), KMOE_D8(i + 8)
 #define KMOE_D32(i) KMOE_D16(i), KMOE_D16(i + 16)
 #define KMOE_D64(i) KMOE_D32(i), KMOE_D32(i + 32)
-#define KMOE_WGMMA(n, type, registers, a, b, add, ...)                                        \
-  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #add                                  \
-               ", 0;\n\t"                                                                     \
-               "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers \
-               "}, %" #a ", %" #b ", p, 1, 1, 0, 0;\n\t}"                                     \
-               : __VA_ARGS__                                                                  \
+#define KMOE_WGMMA(n, type, end, registers, a, b, add, ...)                                  \
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #add                                 \
+               ", 0;\n\t"                                                                    \
+               "wgmma.mma_async.sync.aligned.m64n" #n type " {" registers "}, %" #a ", %" #b \
+               ", p, 1, 1" end ";\n\t}"                                                      \
+               : __VA_ARGS__                                                                 \
                : "l"(left), "l"(right), "r"(accumulate))
-#define KMOE_SHAPE(n, registers, a, b, add, ...)              \
-  if constexpr (N == n && Type == Operand::bf16)              \
-    KMOE_WGMMA(n, "bf16", registers, a, b, add, __VA_ARGS__); \
-  if constexpr (N == n && Type == Operand::f16)               \
-  KMOE_WGMMA(n, "f16", registers, a, b, add, __VA_ARGS__)
+#define KMOE_SHAPE(n, registers, a, b, add, ...)                                     \
+  if constexpr (N == n && Type == Operand::bf16)                                     \
+    KMOE_WGMMA(n, "k16.f32.bf16.bf16", ", 0, 0", registers, a, b, add, __VA_ARGS__); \
+  if constexpr (N == n && Type == Operand::f16)                                      \
+    KMOE_WGMMA(n, "k16.f32.f16.f16", ", 0, 0", registers, a, b, add, __VA_ARGS__);   \
+  if constexpr (N == n && Type == Operand::e4m3)                                     \
+  KMOE_WGMMA(n, "k32.f32.e4m3.e4m3", "", registers, a, b, add, __VA_ARGS__)
 
 /// accumulate = 0 begins a sum. N is a multiple of 8, of 16 above 128, at most 192; only the first
 /// N / 2 elements of d are used.
