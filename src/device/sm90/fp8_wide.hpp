@@ -15,8 +15,9 @@
 namespace kmoe::device::sm90 {
 
 /// 256 features x 128 tokens, 64 of each group.
-template <int Stages>
+template <int Stages, int Lead = 0>
 struct Fp8WideTile : Fp8Tile<256, 128, Stages, 2, 1, true> {
+  static constexpr int lead = Lead;  // steps of k that the second group stays behind
   static_assert(Stages <= scale_batches);
 };
 
@@ -26,7 +27,6 @@ struct WideBlock : Fp8Block<Tile> {
   static constexpr int Stages = Tile::stages;
   static constexpr int own_tokens = 64, halves = 2, half = Tile::features / halves;
   using Sums = float[halves][half / 2];  // of two tokens
-  static constexpr int lead = 2;         // steps of k that the second group stays behind
 
   // The tokens' scales come for four steps of k at once, float4 [scale_batches][tokens], in the
   // place of the staging memory. A batch is taken when the stage before `Stages` steps is.
@@ -78,7 +78,7 @@ struct WideBlock : Fp8Block<Tile> {
 #pragma unroll
       for (int i = 0; i < half / 2; ++i) acc[h][i] = 0.0F;
     }
-    if (group == 1) named_barrier(4, 2 * group_threads);
+    if (Tile::lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
     auto const* const scales = reinterpret_cast<float const*>(this->memory + Tile::staging);
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(this->full(ring.stage), ring.phase);
@@ -112,7 +112,8 @@ struct WideBlock : Fp8Block<Tile> {
       if (signals) barrier_arrive(this->empty(ring.stage));
       ring.next();
       if (kt % 4 == 3 || kt == tiles - 1) batch = (batch + 1) % scale_batches;
-      if (group == 0 && kt == min(lead, tiles) - 1) named_barrier_arrive(4, 2 * group_threads);
+      if (Tile::lead > 0 && group == 0 && kt == min(Tile::lead, tiles) - 1)
+        named_barrier_arrive(4, 2 * group_threads);
     }
   }
 
