@@ -35,22 +35,6 @@ Machine const& machine() {
   return known;
 }
 
-/// The driver's function, found through the runtime: libcuda need not be linked.
-decltype(&cuTensorMapEncodeTiled) encoder() {
-  static auto const function = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000,
-                                           cudaEnableDefault, &found),
-          "cuTensorMapEncodeTiled");
-    if (found != cudaDriverEntryPointSuccess) {
-      throw std::runtime_error("kmoe: the driver has no cuTensorMapEncodeTiled");
-    }
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
-  }();
-  return function;
-}
-
 /// What B [groups, features, k] is for the copy engine.
 CUtensorMap encode(Product const& product, Operand operand, int groups, cuuint32_t copy_features) {
   using u64 = cuuint64_t;
@@ -79,12 +63,7 @@ CUtensorMap encode(Product const& product, Operand operand, int groups, cuuint32
     cuuint32_t const box[] = {tile_k, 8, 2, copy_features / 16, 1};
     status = tiled(5, sizes, pitches, box);
   }
-  if (status != CUDA_SUCCESS) {
-    throw std::runtime_error("kmoe: cuTensorMapEncodeTiled refuses weights [" +
-                             std::to_string(groups) + ", " + std::to_string(product.features) +
-                             ", " + std::to_string(product.k) + "]: error " +
-                             std::to_string(status));
-  }
+  check_map(status, product, groups);
   return map;
 }
 
@@ -93,10 +72,6 @@ void encode_maps(Launch& what, Operand operand, int copy_features) {
     what.maps[p] =
         encode(what.products[p], operand, what.groups, static_cast<cuuint32_t>(copy_features));
   }
-}
-
-int ceil_div(std::int64_t n, std::int64_t d) {
-  return static_cast<int>((n + d - 1) / d);
 }
 
 /// Chooses the tile. Sizes decide, never the routing, which is not known here: any choice is right
@@ -145,6 +120,28 @@ bool fits(Product const& product) {
 
 }  // namespace
 
+decltype(&cuTensorMapEncodeTiled) encoder() {
+  static auto const function = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000,
+                                           cudaEnableDefault, &found),
+          "cuTensorMapEncodeTiled");
+    if (found != cudaDriverEntryPointSuccess) {
+      throw std::runtime_error("kmoe: the driver has no cuTensorMapEncodeTiled");
+    }
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
+  }();
+  return function;
+}
+
+void check_map(CUresult status, Product const& product, int groups) {
+  if (status == CUDA_SUCCESS) return;
+  throw std::runtime_error("kmoe: cuTensorMapEncodeTiled refuses weights [" +
+                           std::to_string(groups) + ", " + std::to_string(product.features) + ", " +
+                           std::to_string(product.k) + "]: error " + std::to_string(status));
+}
+
 bool available() {
   return machine().hopper;
 }
@@ -169,6 +166,7 @@ bool takes(Work const& work) {
     bool const few = work.num_slots / work.slots_per_row * (work.products[1].features / 8) <= most;
     if (!aligned(work.y) || !(work.slots_per_row == 1 || (groups_here && few))) return false;
   }
+  if (work.format != Format::plain && !packed_takes(work)) return false;
   return available() && work.groups >= 1 && work.groups <= max_groups &&
          work.rows < (std::int64_t{1} << 31);
 }
@@ -182,6 +180,7 @@ void launch(void* stream, Operand operand, Work const& work) {
   Launch what{};
   for (int p = 0; p < work.count; ++p) {
     what.products[p] = work.products[p];
+    what.packed[p] = work.packed[p];
   }
   what.count = work.count;
   what.groups = work.groups;
@@ -201,7 +200,9 @@ void launch(void* stream, Operand operand, Work const& work) {
                 direct ? work.y : nullptr};
   if (what.sides.direct != nullptr) what.products[1].out = work.y;
   auto const queue = static_cast<cudaStream_t>(stream);
-  if (operand == Operand::bf16) {
+  if (work.format != Format::plain) {
+    launch_packed(queue, what, work, machine().multiprocessors);
+  } else if (operand == Operand::bf16) {
     launch_of<Operand::bf16>(queue, what, work);
   } else {
     launch_of<Operand::f16>(queue, what, work);

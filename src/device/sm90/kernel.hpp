@@ -23,6 +23,8 @@ namespace kmoe::device::sm90 {
 
 template <class Tile>
 struct Block {
+  using TileType = Tile;
+  using Format = typename Tile::Format;
   static constexpr int Tokens = Tile::tokens, Stages = Tile::stages;
   Launch const& launch;
   std::uint32_t base;  // shared memory, a multiple of 1024
@@ -33,6 +35,7 @@ struct Block {
   using Sums = float[Tile::parts][Tile::sums / 2];
 
   __device__ std::uint32_t stage(int s) const { return base + s * Tile::stage_bytes; }
+  __device__ std::uint32_t side(int s) const { return base + Tile::sides + s * Tile::side_bytes; }
   __device__ std::uint32_t full(int s) const { return base + Tile::barriers + 8 * s; }
   __device__ std::uint32_t empty(int s) const { return full(Stages + s); }
   __device__ std::uint32_t* ready(int tile) const { return launch.counters + 3 + tile; }
@@ -73,19 +76,21 @@ struct Block {
   }
   __device__ static int handed_at(int tiles) { return max(tiles - Stages, drawn_at(tiles) + 1); }
 
+  /// Thread 0: the i-th tile to the other warps.
+  __device__ Task hand_out(Ring<task_places>& place, int i) const {
+    Task const task = schedule.task(i);
+    barrier_wait(task_empty(place.stage), place.phase ^ 1);
+    *task_at(place.stage) = task;
+    barrier_arrive(task_full(place.stage));
+    place.next();
+    return task;
+  }
+
   /// Thread 0: hands out the tiles, and brings their weights as far ahead as there are stages.
   __device__ void load_weights(int number) {
     Ring<Stages> ring;
     Ring<task_places> place;
-    auto const hand_out = [&](int i) {
-      Task const task = schedule.task(i);
-      barrier_wait(task_empty(place.stage), place.phase ^ 1);
-      *task_at(place.stage) = task;
-      barrier_arrive(task_full(place.stage));
-      place.next();
-      return task;
-    };
-    Task task = hand_out(number);
+    Task task = hand_out(place, number);
     for (int turn = 1; task.product >= 0; ++turn) {
       Product const& product = launch.products[task.product];
       CUtensorMap const* const map = &launch.maps[task.product];
@@ -94,7 +99,7 @@ struct Block {
       Task next;
       for (int kt = 0; kt < tiles; ++kt) {
         if (kt == drawn_at(tiles)) number = draw(turn);
-        if (kt == handed) next = hand_out(number);
+        if (kt == handed) next = hand_out(place, number);
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
         std::uint32_t const barrier = full(ring.stage);
         barrier_arrive_expecting(barrier, Tile::weight_bytes);
@@ -112,7 +117,7 @@ struct Block {
         }
         ring.next();
       }
-      if (handed >= tiles) next = hand_out(number);
+      if (handed >= tiles) next = hand_out(place, number);
       task = next;
     }
   }
@@ -231,8 +236,8 @@ struct Block {
 
   /// The sums of one tile: acc = B . X^T for N tokens.
   template <Operand Type, int N>
-  __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group, int tiles,
-                                           bool signals) {
+  __device__ __forceinline__ void multiply_plain(Sums& acc, Ring<Stages>& ring, int group,
+                                                 int tiles, bool signals) {
     int previous = -1;
     // The second group stays behind the first one: they finish their tiles one after the other.
     if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
@@ -269,12 +274,25 @@ struct Block {
     if (signals) barrier_arrive(empty(previous));
   }
 
+  template <Operand Type, int N>
+  __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group,
+                                           Task const& task, bool signals) {
+    if constexpr (Format::packed) {
+      Format::template multiply<Type, N>(*this, acc, ring, group, task, signals);
+    } else {
+      multiply_plain<Type, N>(acc, ring, group, k_tiles(task.product), signals);
+    }
+  }
+
   template <Operand Type>
-  __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group, int tiles,
-                                           bool signals, int count) {
-#define KMOE_CASE(n)                                                               \
-  if constexpr (n <= Tokens) {                                                     \
-    if (count > n - 8) return multiply<Type, n>(acc, ring, group, tiles, signals); \
+  __device__ __forceinline__ void multiply_any(Sums& acc, Ring<Stages>& ring, int group,
+                                               Task const& task, bool signals) {
+    constexpr int step = Format::column_step;
+#define KMOE_CASE(n)                                                              \
+  if constexpr (n <= Tokens && (n % step == 0)) {                                 \
+    if (task.count > (n == step ? 8 : n - step)) {                                \
+      return multiply<Type, n>(acc, ring, group, task, signals);                  \
+    }                                                                             \
   }
     KMOE_CASE(128)
     KMOE_CASE(120)
@@ -291,7 +309,7 @@ struct Block {
     KMOE_CASE(32)
     KMOE_CASE(24)
     KMOE_CASE(16)
-    multiply<Type, 8>(acc, ring, group, tiles, signals);
+    multiply<Type, 8>(acc, ring, group, task, signals);
 #undef KMOE_CASE
   }
 
@@ -331,7 +349,7 @@ __device__ void Block<Tile>::consume(int group) {
       }
     }
 
-    multiply<Type>(acc, ring, group, k_tiles(task.product), lane == 0, task.count);
+    multiply_any<Type>(acc, ring, group, task, lane == 0);
 
     if (weighted) {
 #pragma unroll
@@ -526,7 +544,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
     for (int p = 0; p < launch.count; ++p) tensor_prefetch(&launch.maps[p]);
     constexpr int consumer_warps = Tile::groups * group_threads / 32;
     for (int s = 0; s < Tile::stages; ++s) {
-      barrier_init(block.full(s), 1 + loader_threads);
+      barrier_init(block.full(s), 1 + loader_threads + (Tile::Format::packed ? 32 : 0));
       barrier_init(block.empty(s), consumer_warps);
     }
     for (int p = 0; p < task_places; ++p) {
@@ -542,10 +560,12 @@ __global__ void __launch_bounds__(Tile::threads, 1)
 
   if (threadIdx.x < group_threads) {
     registers_give<Tile::groups == 1 ? 104 : 72>();
-    if (threadIdx.x == 0) {
-      block.load_weights(number);
-    } else if (threadIdx.x >= 32) {
+    if (threadIdx.x >= 32) {
       block.load_tokens();
+    } else if constexpr (Tile::Format::packed) {
+      Tile::Format::load(block, number);
+    } else if (threadIdx.x == 0) {
+      block.load_weights(number);
     }
     __syncwarp();
   } else {

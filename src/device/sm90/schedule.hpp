@@ -43,6 +43,7 @@ struct Launch {
                             // that have finished a tile of its first product
   int band, lag;            // see Schedule::task
   Sides sides;
+  PackedScales packed[2];
 };
 
 /// One tile of one product: rows [row, row + count) of a group by one tile of features.
@@ -58,12 +59,23 @@ constexpr int bytes_of_tables(int groups) {
   return 2 * (groups + 1) * 4 + (groups <= max_grouped_groups ? 2 * max_grouped * 2 : 0);
 }
 
+/// How the weights of a tile lie in a stage. Other formats multiply and load by functions of their
+/// own, see Block.
+struct PlainWeights {
+  static constexpr bool packed = false;
+  static constexpr int bytes = row_bytes;  // of 64 of k of a feature
+  static constexpr int side_bytes = 0;     // of 128 of k of a feature, beside them
+  static constexpr int column_step = 8;    // of the tokens that there are instructions for
+};
+
 /// Sizes of a tile, and the shared memory of a block that works on it: `Groups` warpgroups multiply
 /// Features / Groups features each, 64 in one instruction. With 32 features the other half of an
 /// instruction's rows is what happens to lie there, and is not stored.
 /// A stage is Depth times 64 of k.
-template <int Features, int Tokens, int Stages, int Groups, int Depth = 1>
+template <int Features, int Tokens, int Stages, int Groups, int Depth = 1,
+          class Weights = PlainWeights>
 struct Tile {
+  using Format = Weights;
   static constexpr int features = Features, tokens = Tokens, stages = Stages, groups = Groups;
   static constexpr int depth = Depth;
   static constexpr int parts =
@@ -72,10 +84,12 @@ struct Tile {
   static constexpr int copy_bytes = copy_features * row_bytes;
   static constexpr int sums = Tokens < 32 ? 32 : Tokens;  // tokens that registers are kept for
   static constexpr int threads = (1 + Groups) * group_threads;
-  static constexpr int weight_bytes = Depth * Features * row_bytes;
+  static constexpr int weight_bytes = Depth * Features * Weights::bytes;
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
   static constexpr int staging_bytes = 8192;  // of each group
-  static constexpr int staging = Stages * stage_bytes;
+  static constexpr int side_bytes = Depth * Features * Weights::side_bytes / 2;  // of each stage
+  static constexpr int sides = Stages * stage_bytes;
+  static constexpr int staging = sides + Stages * side_bytes;
   static constexpr int rows = staging + Groups * staging_bytes;  // int [2][Tokens]
   static constexpr int weights = rows + 2 * Tokens * 4;          // float [Groups][sums]
   static constexpr int barriers = weights + Groups * sums * 4;   // full, empty

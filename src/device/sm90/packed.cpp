@@ -1,0 +1,108 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "device/sm90/packed.hpp"
+
+#include <algorithm>
+
+#include "device/sm90/launch.hpp"
+
+namespace kmoe::device::sm90 {
+namespace {
+
+/// What the codes are for the copy engine: `box` bytes of 64 rows.
+CUtensorMap encode_codes(Product const& product, PackedScales const& packed, int groups,
+                         cuuint32_t box_bytes) {
+  using u64 = cuuint64_t;
+  u64 const bytes = u64(product.k) / 2, row = u64(packed.code_pitch);
+  u64 const rows = u64(product.features), matrices = u64(groups);
+  auto const swizzle = box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
+  CUtensorMap map;
+  CUresult status{};
+  auto const tiled = [&](int rank, u64 const* sizes, u64 const* pitches, cuuint32_t const* box) {
+    cuuint32_t const steps[5] = {1, 1, 1, 1, 1};
+    return encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, rank, const_cast<void*>(product.b), sizes,
+                     pitches, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  };
+  if (product.halves == Halves::none) {
+    u64 const sizes[] = {bytes, rows, matrices}, pitches[] = {row, row * rows};
+    cuuint32_t const box[] = {box_bytes, 64, 1};
+    status = tiled(3, sizes, pitches, box);
+  } else {
+    bool const interleaved = product.halves == Halves::interleaved;
+    u64 const sizes[] = {bytes, 8, 2, rows / 16, matrices};
+    u64 const pitches[] = {interleaved ? 2 * row : row, interleaved ? row : row * (rows / 2),
+                           (interleaved ? 16 : 8) * row, row * rows};
+    cuuint32_t const box[] = {box_bytes, 8, 2, 4, 1};
+    status = tiled(5, sizes, pitches, box);
+  }
+  check_map(status, product, groups);
+  return map;
+}
+
+template <class Tile>
+void launch_tile(cudaStream_t stream, Launch& what, Work const& work, int blocks) {
+  constexpr int box = Tile::Format::template Sizes<Tile>::box;
+  what.band = work.tokens <= 64 ? 2 : 8;
+  what.lag = ceil_div(3 * blocks, what.band * ceil_div(work.products[0].features, Tile::features));
+  for (int p = 0; p < what.count; ++p) {
+    what.maps[p] = encode_codes(what.products[p], what.packed[p], what.groups, box);
+  }
+  launch_kernel<experts_kernel<Operand::bf16, Tile>, Tile>(stream, what, blocks);
+}
+
+/// As launch_of() of plain weights. Sums of blocks of k take as many registers as the sums: no
+/// room for 128 features of a warpgroup.
+template <class Rows>
+void launch_format(cudaStream_t stream, Launch& what, Work const& work, int blocks) {
+  using W = PackedWeights<Rows>;
+  int const features = work.products[0].features;
+  auto const active = std::min<std::int64_t>(work.rows, work.groups);
+  if (work.tokens <= 8 && active * ceil_div(features, 128) < 4 * blocks) {
+    return launch_tile<Tile<64, 8, 15, 1, 4, W>>(stream, what, work, blocks);
+  }
+  if (work.tokens <= 64 && work.rows <= 8 * std::int64_t{work.groups}) {
+    return launch_tile<Tile<128, 32, 5, 2, 4, W>>(stream, what, work, blocks);
+  }
+  std::int64_t const tiles = ceil_div(work.rows, 128) + work.groups;
+  if (Rows::in_sums || tiles * ceil_div(features, 256) < 4 * blocks) {
+    return launch_tile<Tile<128, 128, 4, 2, 2, W>>(stream, what, work, blocks);
+  }
+  if constexpr (!Rows::in_sums) {
+    launch_tile<Tile<256, 128, 3, 2, 2, W>>(stream, what, work, blocks);
+  }
+}
+
+}  // namespace
+
+bool packed_takes(Work const& work) {
+  for (int p = 0; p < work.count; ++p) {
+    Product const& product = work.products[p];
+    PackedScales const& packed = work.packed[p];
+    auto const address = reinterpret_cast<std::uintptr_t>(packed.scales) |
+                         reinterpret_cast<std::uintptr_t>(packed.zeros);
+    // Words of scales lie at the same place in their four bytes for every 16th row.
+    int const step = work.format == Format::mxfp4 ? 2 : 4;
+    if (product.k % 32 != 0 || packed.code_pitch % 16 != 0 || packed.scale_pitch % step != 0 ||
+        address % 16 != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void launch_packed(cudaStream_t stream, Launch& what, Work const& work, int blocks) {
+  switch (work.format) {
+    case Format::nvfp4:
+      return launch_format<Nvfp4>(stream, what, work, blocks);
+    case Format::int4:
+      return launch_format<Int4<false>>(stream, what, work, blocks);
+    case Format::int4_zero:
+      return launch_format<Int4<true>>(stream, what, work, blocks);
+    default:
+      return launch_format<Mxfp4>(stream, what, work, blocks);
+  }
+}
+
+}  // namespace kmoe::device::sm90

@@ -1,0 +1,425 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+/// \file
+/// Weights of four bits in the kernel: codes lie packed in a stage, their scales beside them, and
+/// the warpgroup that multiplies decodes its share of the left operand into registers.
+///
+/// A thread of wgmma holds rows lane / 4 and 8 below, and of each 8 columns two neighbours: one
+/// byte of codes. Decoding of the next columns overlaps the multiplication of these. Products of
+/// codes and scales that bfloat16 holds exactly (mxfp4, nvfp4 without its float) are the operand;
+/// where scales are floats (int4) the codes are, and sums of each block of k are multiplied.
+///
+/// Warp 0 brings codes by bulk tensor copies, and scales by copies of four bytes: rows of scales
+/// lie as the checkpoint has them, at multiples of two bytes.
+
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+
+#include "device/sm90/kernel.hpp"
+
+namespace kmoe::device::sm90 {
+
+inline constexpr int side_slot = 8;  // bytes of scales of a feature's 128 of k, in a stage
+
+__device__ __forceinline__ std::uint32_t multiply_bf16(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t d;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+__device__ __forceinline__ std::uint32_t subtract_bf16(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t d;
+  asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+__device__ __forceinline__ uint4 load_shared_16(std::uint32_t at) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(at));
+  return v;
+}
+__device__ __forceinline__ uint2 load_shared_8(std::uint32_t at) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+  return v;
+}
+/// Non-blocking copy of 4 bytes, zeros if not `there`.
+__device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from, bool there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+               "r"(there ? 4 : 0)
+               : "memory");
+}
+
+/// Two e2m1 codes of byte `own` of v, times 2^-126: their fields lie where a subnormal number has
+/// them. `select` as of own_byte().
+__device__ __forceinline__ std::uint32_t spread_e2m1(std::uint32_t v, std::uint32_t select) {
+  std::uint32_t const p = __byte_perm(v << 4, v, select);
+  return (p & 0x80008000U) | ((p << 2) & 0x01c001c0U);
+}
+/// Picks byte `own` of a for the low and of b for the high half of a word, twice.
+__device__ __forceinline__ std::uint32_t own_byte(int own) {
+  return 0x4400U + 0x1111U * own;
+}
+
+/// What one thread has of the scales of a row's 128 of k, and how it decodes 32 of them: `chunks`
+/// of eight codes into pairs.
+struct Mxfp4 {
+  static constexpr bool in_sums = false, part_scaled = false, has_zeros = false;
+  static constexpr int slot_bytes = 4;
+  std::uint32_t scales;
+
+  /// `blocks` of 32 are there.
+  __device__ __forceinline__ void set(uint2 slot, int offset, int blocks, int) {
+    scales = __funnelshift_r(slot.x, slot.y, 8 * offset);
+    if (blocks < 4) scales &= (1U << 8 * blocks) - 1;
+  }
+  /// 2^128 and more, with NaN, takes two factors.
+  __device__ __forceinline__ bool large() const { return (scales & 0x80808080U) != 0; }
+  __device__ __forceinline__ void decode(uint4 const& v, int unit, std::uint32_t select, bool large,
+                                         std::uint32_t (&pairs)[4]) const {
+    std::uint32_t const e = __byte_perm(scales, 0, 0x4440 | unit);
+    std::uint32_t factor = e * 0x00800080U + 126 * 0x00800080U;
+    if (large && e > 128) factor = 0x7f007f00U;
+    pairs[0] = multiply_bf16(spread_e2m1(v.x, select), factor);
+    pairs[1] = multiply_bf16(spread_e2m1(v.y, select), factor);
+    pairs[2] = multiply_bf16(spread_e2m1(v.z, select), factor);
+    pairs[3] = multiply_bf16(spread_e2m1(v.w, select), factor);
+    if (large && e > 128) {
+      factor = e == 255 ? 0x7fc07fc0U : (e - 1) * 0x00800080U;
+#pragma unroll
+      for (auto& p : pairs) p = multiply_bf16(p, factor);
+    }
+  }
+};
+
+/// The operand is 2^-8 of the value, so that the largest scale times 2^126 is a number; part scales
+/// make up for it.
+struct Nvfp4 {
+  static constexpr bool in_sums = false, part_scaled = true, has_zeros = false;
+  static constexpr int slot_bytes = 8;
+  std::uint32_t scales[2];
+
+  __device__ __forceinline__ void set(uint2 slot, int, int blocks, int) {
+    scales[0] = slot.x;
+    scales[1] = slot.y;
+    if (blocks < 4) {
+      scales[0] = blocks >= 2 ? slot.x : blocks == 1 ? slot.x & 0xffffU : 0;
+      scales[1] = blocks == 3 ? slot.y & 0xffffU : 0;
+    }
+  }
+  __device__ __forceinline__ bool large() const { return false; }
+  __device__ __forceinline__ void decode(uint4 const& v, int unit, std::uint32_t select, bool,
+                                         std::uint32_t (&pairs)[4]) const {
+    auto const two = static_cast<__nv_fp8x2_storage_t>(scales[unit / 2] >> (unit % 2 * 16));
+    float2 const s = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(two, __NV_E4M3)));
+    std::uint32_t const low = pack<Operand::bf16>(s.x * 0x1p118F, s.x * 0x1p118F);
+    std::uint32_t const high = pack<Operand::bf16>(s.y * 0x1p118F, s.y * 0x1p118F);
+    pairs[0] = multiply_bf16(spread_e2m1(v.x, select), low);
+    pairs[1] = multiply_bf16(spread_e2m1(v.y, select), low);
+    pairs[2] = multiply_bf16(spread_e2m1(v.z, select), high);
+    pairs[3] = multiply_bf16(spread_e2m1(v.w, select), high);
+  }
+};
+
+/// Integers less their zero point, in blocks of 128.
+template <bool Zeros>
+struct Int4 {
+  static constexpr bool in_sums = true, part_scaled = false, has_zeros = Zeros;
+  static constexpr int slot_bytes = 4;
+  float scale;
+  std::uint32_t zero;  // 128 more, twice
+
+  __device__ __forceinline__ void set(uint2 slot, int, int blocks, int zero_offset) {
+    scale = blocks > 0 ? __uint_as_float(slot.x) : 0.0F;
+    zero = 0x43084308U;
+    if constexpr (Zeros) zero = 0x43004300U + (slot.y >> 8 * zero_offset & 15U) * 0x00010001U;
+  }
+  __device__ __forceinline__ bool large() const { return false; }
+  __device__ __forceinline__ void decode(uint4 const& v, int, std::uint32_t select, bool,
+                                         std::uint32_t (&pairs)[4]) const {
+    auto const spread = [&](std::uint32_t w) {
+      std::uint32_t const p = __byte_perm(w, w >> 4, select);
+      return subtract_bf16((p & 0x000f000fU) | 0x43004300U, zero);
+    };
+    pairs[0] = spread(v.x);
+    pairs[1] = spread(v.y);
+    pairs[2] = spread(v.z);
+    pairs[3] = spread(v.w);
+  }
+};
+
+/// Where row `row` of a tile's features (gates and ups by eights) lies among the rows of a matrix.
+__device__ __forceinline__ int row_of_feature(Product const& product, int row) {
+  if (product.halves == Halves::none) return row;
+  int const pair = row / 16 * 8 + row % 8, half = row / 8 % 2;
+  return product.halves == Halves::interleaved ? 2 * pair + half
+                                               : pair + half * (product.features / 2);
+}
+
+template <class Rows>
+struct PackedWeights {
+  static constexpr bool packed = true;
+  static constexpr int bytes = 32, side_bytes = side_slot, column_step = 32;
+
+  template <class Tile>
+  struct Sizes {
+    static constexpr int box = Tile::depth < 4 ? 32 * Tile::depth : 128;  // bytes of a row at once
+    static constexpr int boxes = 32 * Tile::depth / box, copies = Tile::features / 64;
+    static constexpr int copy_bytes = 64 * box;
+    static constexpr int slots = Tile::depth / 2;
+    static_assert(Tile::depth % 2 == 0 && Tile::features % 64 == 0);
+  };
+
+  /// Warp 0: as Block::load_weights, with the scales of the tile's rows.
+  template <class Block>
+  static __device__ void load(Block& block, int number) {
+    using Tile = typename Block::TileType;
+    using S = Sizes<Tile>;
+    constexpr int own_rows = Tile::features / 32, stages = Tile::stages;
+    Launch const& launch = block.launch;
+    int const lane = threadIdx.x;
+    bool const first = lane == 0;
+    Ring<stages> ring;
+    Ring<task_places> place;
+    auto const tell = [](Task& task) {
+      task.product = __shfl_sync(~0U, task.product, 0);
+      task.group = __shfl_sync(~0U, task.group, 0);
+      task.feature = __shfl_sync(~0U, task.feature, 0);
+    };
+    Task task{};
+    if (first) task = block.hand_out(place, number);
+    tell(task);
+    for (int turn = 1; task.product >= 0; ++turn) {
+      Product const& product = launch.products[task.product];
+      PackedScales const& packed = launch.packed[task.product];
+      CUtensorMap const* const map = &launch.maps[task.product];
+      int const tiles = block.k_tiles(task.product);
+      int const handed = Block::handed_at(tiles), drawn = Block::drawn_at(tiles);
+
+      int const begin = task.feature * Tile::features;
+      std::int64_t const rows = std::int64_t{launch.groups} * product.features;
+      std::int64_t const row = std::int64_t{task.group} * product.features +
+                               row_of_feature(product, begin + lane);
+      bool const halved = product.halves == Halves::gate_first || product.halves == Halves::up_first;
+      int const step = halved ? 16 : 32;  // rows from one of a lane's rows to the next
+      std::int64_t const at = row * packed.scale_pitch;
+      std::int64_t const at_zero = row * packed.zero_pitch;
+      bool const shifted = packed.scale_pitch % 4 != 0;
+      std::int64_t const bytes = rows * packed.scale_pitch, zero_bytes = rows * packed.zero_pitch;
+      int const there = product.features - begin;  // rows of this tile
+      Task next{};
+      for (int kt = 0; kt < tiles; ++kt) {
+        if (first) {
+          if (kt == drawn) number = block.draw(turn);
+          if (kt == handed) next = block.hand_out(place, number);
+        }
+        barrier_wait(block.empty(ring.stage), ring.phase ^ 1);
+        std::uint32_t const barrier = block.full(ring.stage);
+        if (first) {
+          barrier_arrive_expecting(barrier, Tile::weight_bytes);
+#pragma unroll
+          for (int copy = 0; copy < S::boxes * S::copies; ++copy) {
+            int const byte = (kt * S::boxes + copy / S::copies) * S::box;
+            std::uint32_t const to = block.stage(ring.stage) + copy * S::copy_bytes;
+            int const feature = begin + copy % S::copies * 64;
+            if (product.halves == Halves::none) {
+              tensor_copy_3d(to, map, barrier, byte, feature, task.group);
+            } else {
+              tensor_copy_5d(to, map, barrier, byte, 0, 0, feature / 16, task.group);
+            }
+          }
+        }
+        __syncwarp();
+#pragma unroll
+        for (int slot = 0; slot < S::slots; ++slot) {
+          int const block_k = kt * S::slots + slot;
+          std::uint32_t const to =
+              block.side(ring.stage) + (slot * Tile::features + lane) * side_slot;
+          std::int64_t from = (at + block_k * Rows::slot_bytes) & ~std::int64_t{3};
+          std::int64_t from_zero = (at_zero + block_k) & ~std::int64_t{3};
+#pragma unroll
+          for (int n = 0; n < own_rows; ++n) {
+            bool const inside = 32 * n + lane < there;
+            copy_async_4(to + n * 32 * side_slot, packed.scales + from, inside && from < bytes);
+            if (Rows::slot_bytes == 8 || (!Rows::has_zeros && shifted)) {
+              copy_async_4(to + n * 32 * side_slot + 4, packed.scales + from + 4,
+                           inside && from + 4 < bytes);
+            }
+            if constexpr (Rows::has_zeros) {
+              copy_async_4(to + n * 32 * side_slot + 4, packed.zeros + from_zero,
+                           inside && from_zero < zero_bytes);
+              from_zero += step * packed.zero_pitch;
+            }
+            from += step * packed.scale_pitch;
+          }
+        }
+        copy_async_arrive(barrier);
+        ring.next();
+      }
+      if (first && handed >= tiles) next = block.hand_out(place, number);
+      task = next;
+      tell(task);
+    }
+  }
+
+  /// As Block::multiply_plain.
+  template <Operand Type, int N, class Block, class Sums, class Ring>
+  static __device__ __forceinline__ void multiply(Block& block, Sums& acc, Ring& ring, int group,
+                                                  Task const& task, bool signals) {
+    using Tile = typename Block::TileType;
+    using S = Sizes<Tile>;
+    constexpr int parts = Tile::parts;
+    // An item is 32 of k of 64 features; a batch of them is decoded while the last one is multiplied.
+    constexpr int batch = parts == 1 && !Rows::in_sums ? 2 : 1;
+    constexpr int slot_batches = 4 * parts / batch, batches = S::slots * slot_batches;
+    constexpr int lead = Block::lead > 0 ? 1 : 0;
+    int const tiles = block.k_tiles(task.product);
+    Product const& product = block.launch.products[task.product];
+    PackedScales const& packed = block.launch.packed[task.product];
+    int const thread = threadIdx.x % group_threads, lane = thread % 32;
+    int const row = group * parts * 64 + thread / 32 * 16 + lane / 4;  // and 8 below, and 64
+    std::uint32_t const select = own_byte(lane % 4);
+    std::uint32_t const swizzle = (S::box == 128 ? lane / 4 : lane / 8) << 4;
+    std::uint32_t const codes = (group * parts * 64 + thread / 32 * 16 + lane / 4) * S::box;
+    int const k_units = (product.k + 31) / 32;
+
+    // Of each row: where its words begin among the four bytes.
+    int offset[2], zero_offset[2];
+    int const feature = task.feature * Tile::features + row;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      // The same for all parts: rows 64 further lie at multiples of 4 of any pitch.
+      int const at = row_of_feature(product, feature + 8 * h);
+      offset[h] = (at * packed.scale_pitch) & 3;
+      zero_offset[h] = Rows::has_zeros ? at * packed.zero_pitch : 0;
+    }
+
+    std::uint32_t a[2][batch][2][4];
+    Rows rows[parts][2];
+    bool large = false;
+    auto const decode = [&](int kt, int i, std::uint32_t(&to)[batch][2][4]) {
+      int const slot = i / slot_batches;
+      if (i % slot_batches == 0) {
+        int const number = kt * S::slots + slot, blocks = k_units - 4 * number;
+        large = false;
+#pragma unroll
+        for (int part = 0; part < parts; ++part) {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            uint2 const words =
+                load_shared_8(block.side(ring.stage) +
+                              (slot * Tile::features + row + part * 64 + 8 * h) * side_slot);
+            rows[part][h].set(words, offset[h], max(blocks, 0), (zero_offset[h] + number) & 3);
+            large = large || rows[part][h].large();
+          }
+        }
+      }
+#pragma unroll
+      for (int b = 0; b < batch; ++b) {
+        int const item = i % slot_batches * batch + b, unit = item / parts, part = item % parts;
+        int const piece = slot * 4 + unit;
+        std::uint32_t const at = block.stage(ring.stage) + codes +
+                                 (piece / (S::box / 16) * S::copies + part) * S::copy_bytes +
+                                 (((piece % (S::box / 16)) << 4) ^ swizzle);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          std::uint32_t pairs[4];
+          rows[part][h].decode(load_shared_16(at + 8 * h * S::box), unit, select, large, pairs);
+          to[b][0][h] = pairs[0];
+          to[b][0][2 + h] = pairs[1];
+          to[b][1][h] = pairs[2];
+          to[b][1][2 + h] = pairs[3];
+        }
+      }
+    };
+
+    // The sums of a block of k, where they are multiplied with its scale.
+    constexpr int block_sums = Rows::in_sums ? Tile::sums / 2 : 1;
+    float sums[Rows::in_sums ? parts : 1][block_sums];
+    if constexpr (Rows::in_sums) {
+#pragma unroll
+      for (int n = 0; n < parts * N / 2; ++n) acc[n / (N / 2)][n % (N / 2)] = 0;
+    }
+
+    if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
+    barrier_wait(block.full(ring.stage), ring.phase);
+    decode(0, 0, a[0]);
+    int previous = -1;
+    for (int kt = 0; kt < tiles; ++kt) {
+      proxy_fence();  // the rows came by ordinary copies
+      std::uint32_t const tokens = block.stage(ring.stage) + Tile::weight_bytes;
+#pragma unroll
+      for (int i = 0; i < batches; ++i) {
+        wgmma_begin();
+#pragma unroll
+        for (int s = 0; s < 2 * batch; ++s) {
+          int const item = i * batch + s / 2, part = item % parts;
+          int const step = item / parts * 2 + s % 2;  // of 16 of k
+          auto const right =
+              matrix_descriptor(tokens + step / 4 * Tile::tokens * row_bytes) + 2 * (step % 4);
+          if constexpr (Rows::in_sums) {
+            wgmma<Type, N>(sums[part], a[i % 2][s / 2][s % 2], right, step % 8 != 0);
+          } else {
+            wgmma<Type, N>(acc[part], a[i % 2][s / 2][s % 2], right, (kt | step) != 0);
+          }
+        }
+        wgmma_commit();
+        if (lead > 0 && group == 0 && i == batches - 1 && kt == min(lead, tiles) - 1) {
+          named_barrier_arrive(4, 2 * group_threads);
+        }
+        wgmma_wait<1>();
+        if (i == 0 && previous >= 0 && signals) barrier_arrive(block.empty(previous));
+        float scales[parts][2];
+        if constexpr (Rows::in_sums) {
+#pragma unroll
+          for (int n = 0; n < 2 * parts; ++n) scales[n / 2][n % 2] = rows[n / 2][n % 2].scale;
+        }
+        if (i + 1 < batches) {
+          decode(kt, i + 1, a[(i + 1) % 2]);
+        } else {
+          previous = ring.stage;
+          ring.next();
+          if (kt + 1 < tiles) {
+            barrier_wait(block.full(ring.stage), ring.phase);
+            decode(kt + 1, 0, a[0]);
+          }
+        }
+        if constexpr (Rows::in_sums) {
+          if (i % slot_batches == slot_batches - 1) {
+            wgmma_wait<0>();
+#pragma unroll
+            for (int part = 0; part < parts; ++part) {
+#pragma unroll
+              for (int n = 0; n < N / 2; ++n) {
+                float const s = scales[part][n / 2 % 2];
+                acc[part][n] = fmaf(s, sums[part][n], acc[part][n]);
+              }
+            }
+          }
+        }
+      }
+    }
+    wgmma_wait<0>();
+    if (signals) barrier_arrive(block.empty(previous));
+
+    if constexpr (Rows::part_scaled) {
+      float const* const scales = packed.part_scales + task.group * packed.parts;
+#pragma unroll
+      for (int part = 0; part < parts; ++part) {
+        float s[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          int const at = min(row_of_feature(product, feature + 64 * part + 8 * h),
+                             product.features - 1);
+          s[h] = scales[at / packed.part_rows] * 256.0F;
+        }
+#pragma unroll
+        for (int n = 0; n < N / 2; ++n) acc[part][n] *= s[n / 2 % 2];
+      }
+    }
+  }
+};
+
+}  // namespace kmoe::device::sm90
