@@ -52,11 +52,18 @@ __device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from,
                : "memory");
 }
 
-/// Two e2m1 codes of byte `own` of v, times 2^-126: their fields lie where a subnormal number has
-/// them. `select` as of own_byte().
-__device__ __forceinline__ std::uint32_t spread_e2m1(std::uint32_t v, std::uint32_t select) {
-  std::uint32_t const p = __byte_perm(v << 4, v, select);
-  return (p & 0x80008000U) | ((p << 2) & 0x01c001c0U);
+/// What a thread knows while it decodes.
+struct Lane {
+  std::uint32_t select;  // of own_byte()
+  // Shifts are multiplications: those have a pipe of their own, the other operations share one.
+  std::uint32_t sixteen, four;
+};
+
+/// Two e2m1 codes of the thread's byte of v, times 2^-126: their fields lie where a subnormal
+/// number has them.
+__device__ __forceinline__ std::uint32_t spread_e2m1(std::uint32_t v, Lane const& lane) {
+  std::uint32_t const p = __byte_perm(v * lane.sixteen, v, lane.select);
+  return (p & 0x80008000U) | ((p * lane.four) & 0x01c001c0U);
 }
 /// Picks byte `own` of a for the low and of b for the high half of a word, twice.
 __device__ __forceinline__ std::uint32_t own_byte(int own) {
@@ -66,7 +73,7 @@ __device__ __forceinline__ std::uint32_t own_byte(int own) {
 /// What one thread has of the scales of a row's 128 of k, and how it decodes 32 of them: `chunks`
 /// of eight codes into pairs.
 struct Mxfp4 {
-  static constexpr bool in_sums = false, part_scaled = false, has_zeros = false;
+  static constexpr bool in_sums = false, part_scaled = false, has_zeros = false, has_large = true;
   static constexpr int slot_bytes = 4;
   std::uint32_t scales;
 
@@ -75,29 +82,34 @@ struct Mxfp4 {
     scales = __funnelshift_r(slot.x, slot.y, 8 * offset);
     if (blocks < 4) scales &= (1U << 8 * blocks) - 1;
   }
-  /// 2^128 and more, with NaN, takes two factors.
-  __device__ __forceinline__ bool large() const { return (scales & 0x80808080U) != 0; }
-  __device__ __forceinline__ void decode(uint4 const& v, int unit, std::uint32_t select, bool large,
+  __device__ __forceinline__ void decode(uint4 const& v, int unit, Lane const& lane,
                                          std::uint32_t (&pairs)[4]) const {
     std::uint32_t const e = __byte_perm(scales, 0, 0x4440 | unit);
-    std::uint32_t factor = e * 0x00800080U + 126 * 0x00800080U;
-    if (large && e > 128) factor = 0x7f007f00U;
-    pairs[0] = multiply_bf16(spread_e2m1(v.x, select), factor);
-    pairs[1] = multiply_bf16(spread_e2m1(v.y, select), factor);
-    pairs[2] = multiply_bf16(spread_e2m1(v.z, select), factor);
-    pairs[3] = multiply_bf16(spread_e2m1(v.w, select), factor);
-    if (large && e > 128) {
-      factor = e == 255 ? 0x7fc07fc0U : (e - 1) * 0x00800080U;
+    multiply(v, lane, e * 0x00800080U + 126 * 0x00800080U, pairs);
+  }
+  /// 2^128 and more, with NaN, takes two factors.
+  __device__ __forceinline__ bool large() const { return (scales & 0x80808080U) != 0; }
+  __device__ __forceinline__ void decode_large(uint4 const& v, int unit, Lane const& lane,
+                                            std::uint32_t (&pairs)[4]) const {
+    std::uint32_t const e = __byte_perm(scales, 0, 0x4440 | unit), small = min(e, 128U);
+    multiply(v, lane, small * 0x00800080U + 126 * 0x00800080U, pairs);
+    std::uint32_t const rest = e == 255 ? 0x7fc07fc0U : (e - small + 127) * 0x00800080U;
 #pragma unroll
-      for (auto& p : pairs) p = multiply_bf16(p, factor);
-    }
+    for (auto& p : pairs) p = multiply_bf16(p, rest);
+  }
+  __device__ __forceinline__ static void multiply(uint4 const& v, Lane const& lane,
+                                                  std::uint32_t factor, std::uint32_t (&pairs)[4]) {
+    pairs[0] = multiply_bf16(spread_e2m1(v.x, lane), factor);
+    pairs[1] = multiply_bf16(spread_e2m1(v.y, lane), factor);
+    pairs[2] = multiply_bf16(spread_e2m1(v.z, lane), factor);
+    pairs[3] = multiply_bf16(spread_e2m1(v.w, lane), factor);
   }
 };
 
 /// The operand is 2^-8 of the value, so that the largest scale times 2^126 is a number; part scales
 /// make up for it.
 struct Nvfp4 {
-  static constexpr bool in_sums = false, part_scaled = true, has_zeros = false;
+  static constexpr bool in_sums = false, part_scaled = true, has_zeros = false, has_large = false;
   static constexpr int slot_bytes = 8;
   std::uint32_t scales[2];
 
@@ -109,24 +121,23 @@ struct Nvfp4 {
       scales[1] = blocks == 3 ? slot.y & 0xffffU : 0;
     }
   }
-  __device__ __forceinline__ bool large() const { return false; }
-  __device__ __forceinline__ void decode(uint4 const& v, int unit, std::uint32_t select, bool,
+  __device__ __forceinline__ void decode(uint4 const& v, int unit, Lane const& lane,
                                          std::uint32_t (&pairs)[4]) const {
     auto const two = static_cast<__nv_fp8x2_storage_t>(scales[unit / 2] >> (unit % 2 * 16));
     float2 const s = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(two, __NV_E4M3)));
     std::uint32_t const low = pack<Operand::bf16>(s.x * 0x1p118F, s.x * 0x1p118F);
     std::uint32_t const high = pack<Operand::bf16>(s.y * 0x1p118F, s.y * 0x1p118F);
-    pairs[0] = multiply_bf16(spread_e2m1(v.x, select), low);
-    pairs[1] = multiply_bf16(spread_e2m1(v.y, select), low);
-    pairs[2] = multiply_bf16(spread_e2m1(v.z, select), high);
-    pairs[3] = multiply_bf16(spread_e2m1(v.w, select), high);
+    pairs[0] = multiply_bf16(spread_e2m1(v.x, lane), low);
+    pairs[1] = multiply_bf16(spread_e2m1(v.y, lane), low);
+    pairs[2] = multiply_bf16(spread_e2m1(v.z, lane), high);
+    pairs[3] = multiply_bf16(spread_e2m1(v.w, lane), high);
   }
 };
 
 /// Integers less their zero point, in blocks of 128.
 template <bool Zeros>
 struct Int4 {
-  static constexpr bool in_sums = true, part_scaled = false, has_zeros = Zeros;
+  static constexpr bool in_sums = true, part_scaled = false, has_zeros = Zeros, has_large = false;
   static constexpr int slot_bytes = 4;
   float scale;
   std::uint32_t zero;  // 128 more, twice
@@ -136,11 +147,10 @@ struct Int4 {
     zero = 0x43084308U;
     if constexpr (Zeros) zero = 0x43004300U + (slot.y >> 8 * zero_offset & 15U) * 0x00010001U;
   }
-  __device__ __forceinline__ bool large() const { return false; }
-  __device__ __forceinline__ void decode(uint4 const& v, int, std::uint32_t select, bool,
+  __device__ __forceinline__ void decode(uint4 const& v, int, Lane const& lane,
                                          std::uint32_t (&pairs)[4]) const {
     auto const spread = [&](std::uint32_t w) {
-      std::uint32_t const p = __byte_perm(w, w >> 4, select);
+      std::uint32_t const p = __byte_perm(w, w >> 4, lane.select);
       return subtract_bf16((p & 0x000f000fU) | 0x43004300U, zero);
     };
     pairs[0] = spread(v.x);
@@ -280,7 +290,7 @@ struct PackedWeights {
     PackedScales const& packed = block.launch.packed[task.product];
     int const thread = threadIdx.x % group_threads, lane = thread % 32;
     int const row = group * parts * 64 + thread / 32 * 16 + lane / 4;  // and 8 below, and 64
-    std::uint32_t const select = own_byte(lane % 4);
+    Lane const own{own_byte(lane % 4), block.launch.sixteen, block.launch.four};
     std::uint32_t const swizzle = (S::box == 128 ? lane / 4 : lane / 8) << 4;
     std::uint32_t const codes = (group * parts * 64 + thread / 32 * 16 + lane / 4) * S::box;
     int const k_units = (product.k + 31) / 32;
@@ -296,41 +306,73 @@ struct PackedWeights {
       zero_offset[h] = Rows::has_zeros ? at * packed.zero_pitch : 0;
     }
 
+    auto const row_address = [&](int stage, int slot, int unit, int part) {
+      int const piece = slot * 4 + unit;
+      return block.stage(stage) + codes +
+             (piece / (S::box / 16) * S::copies + part) * S::copy_bytes +
+             (((piece % (S::box / 16)) << 4) ^ swizzle);
+    };
+    // Batch i of a stage, on its way to decode().
+    uint4 raw[batch][2];
+    uint2 words[parts][2];
+    auto const fetch = [&](int stage, int i) {
+      int const slot = i / slot_batches;
+      if (i % slot_batches == 0) {
+#pragma unroll
+        for (int n = 0; n < 2 * parts; ++n) {
+          words[n / 2][n % 2] =
+              load_shared_8(block.side(stage) + (slot * Tile::features + row + n / 2 * 64 +
+                                                 n % 2 * 8) * side_slot);
+        }
+      }
+#pragma unroll
+      for (int b = 0; b < batch; ++b) {
+        int const item = i % slot_batches * batch + b;
+        std::uint32_t const at = row_address(stage, slot, item / parts, item % parts);
+        raw[b][0] = load_shared_16(at);
+        raw[b][1] = load_shared_16(at + 8 * S::box);
+      }
+    };
     std::uint32_t a[2][batch][2][4];
     Rows rows[parts][2];
     bool large = false;
-    auto const decode = [&](int kt, int i, std::uint32_t(&to)[batch][2][4]) {
+    auto const decode = [&](int stage, int kt, int i, std::uint32_t(&to)[batch][2][4]) {
       int const slot = i / slot_batches;
       if (i % slot_batches == 0) {
-        int const number = kt * S::slots + slot, blocks = k_units - 4 * number;
+        int const number = kt * S::slots + slot, blocks = max(k_units - 4 * number, 0);
         large = false;
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            uint2 const words =
-                load_shared_8(block.side(ring.stage) +
-                              (slot * Tile::features + row + part * 64 + 8 * h) * side_slot);
-            rows[part][h].set(words, offset[h], max(blocks, 0), (zero_offset[h] + number) & 3);
-            large = large || rows[part][h].large();
+            rows[part][h].set(words[part][h], offset[h], blocks, (zero_offset[h] + number) & 3);
+            if constexpr (Rows::has_large) large = large || rows[part][h].large();
           }
         }
       }
+      auto const place = [&](int b, int h, std::uint32_t const(&pairs)[4]) {
+        to[b][0][h] = pairs[0];
+        to[b][0][2 + h] = pairs[1];
+        to[b][1][h] = pairs[2];
+        to[b][1][2 + h] = pairs[3];
+      };
+      std::uint32_t pairs[4];
 #pragma unroll
-      for (int b = 0; b < batch; ++b) {
-        int const item = i % slot_batches * batch + b, unit = item / parts, part = item % parts;
-        int const piece = slot * 4 + unit;
-        std::uint32_t const at = block.stage(ring.stage) + codes +
-                                 (piece / (S::box / 16) * S::copies + part) * S::copy_bytes +
-                                 (((piece % (S::box / 16)) << 4) ^ swizzle);
+      for (int n = 0; n < 2 * batch; ++n) {
+        int const b = n / 2, h = n % 2, item = i % slot_batches * batch + b;
+        rows[item % parts][h].decode(raw[b][h], item / parts, own, pairs);
+        place(b, h, pairs);
+      }
+      if constexpr (Rows::has_large) {
+        if (large) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          std::uint32_t pairs[4];
-          rows[part][h].decode(load_shared_16(at + 8 * h * S::box), unit, select, large, pairs);
-          to[b][0][h] = pairs[0];
-          to[b][0][2 + h] = pairs[1];
-          to[b][1][h] = pairs[2];
-          to[b][1][2 + h] = pairs[3];
+          for (int n = 0; n < 2 * batch; ++n) {
+            int const b = n / 2, h = n % 2, item = i % slot_batches * batch + b;
+            std::uint32_t const at = row_address(stage, slot, item / parts, item % parts);
+            rows[item % parts][h].decode_large(load_shared_16(at + 8 * h * S::box), item / parts,
+                                               own, pairs);
+            place(b, h, pairs);
+          }
         }
       }
     };
@@ -345,7 +387,9 @@ struct PackedWeights {
 
     if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
     barrier_wait(block.full(ring.stage), ring.phase);
-    decode(0, 0, a[0]);
+    fetch(ring.stage, 0);
+    decode(ring.stage, 0, 0, a[0]);
+    fetch(ring.stage, 1);
     int previous = -1;
     for (int kt = 0; kt < tiles; ++kt) {
       proxy_fence();  // the rows came by ordinary copies
@@ -376,15 +420,21 @@ struct PackedWeights {
 #pragma unroll
           for (int n = 0; n < 2 * parts; ++n) scales[n / 2][n % 2] = rows[n / 2][n % 2].scale;
         }
-        if (i + 1 < batches) {
-          decode(kt, i + 1, a[(i + 1) % 2]);
-        } else {
+        bool const more = kt + 1 < tiles;
+        if (i + 2 < batches) {
+          decode(ring.stage, kt, i + 1, a[(i + 1) % 2]);
+          fetch(ring.stage, i + 2);
+        } else if (i + 1 < batches) {
+          decode(ring.stage, kt, i + 1, a[(i + 1) % 2]);
           previous = ring.stage;
           ring.next();
-          if (kt + 1 < tiles) {
+          if (more) {
             barrier_wait(block.full(ring.stage), ring.phase);
-            decode(kt + 1, 0, a[0]);
+            fetch(ring.stage, 0);
           }
+        } else if (more) {
+          decode(ring.stage, kt + 1, 0, a[0]);
+          fetch(ring.stage, 1);
         }
         if constexpr (Rows::in_sums) {
           if (i % slot_batches == slot_batches - 1) {

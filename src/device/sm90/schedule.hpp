@@ -44,6 +44,7 @@ struct Launch {
   int band, lag;            // see Schedule::task
   Sides sides;
   PackedScales packed[2];
+  std::uint32_t sixteen, four;  // see packed.hpp
 };
 
 /// One tile of one product: rows [row, row + count) of a group by one tile of features.
