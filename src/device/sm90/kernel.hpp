@@ -559,7 +559,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   block.make_schedule();
 
   if (threadIdx.x < group_threads) {
-    registers_give<Tile::groups == 1 ? 104 : 72>();
+    registers_give<Tile::load_registers>();
     if (threadIdx.x >= 32) {
       block.load_tokens();
     } else if constexpr (Tile::Format::packed) {
@@ -569,7 +569,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
     }
     __syncwarp();
   } else {
-    registers_take<Tile::groups == 1 ? 240 : 216>();
+    registers_take<Tile::multiply_registers>();
     block.template consume<Type>(static_cast<int>(threadIdx.x) / group_threads - 1);
   }
 

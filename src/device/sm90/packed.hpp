@@ -282,7 +282,7 @@ struct PackedWeights {
     using S = Sizes<Tile>;
     constexpr int parts = Tile::parts;
     // An item is 32 of k of 64 features; a batch of them is decoded while the last one is multiplied.
-    constexpr int batch = parts == 1 && !Rows::in_sums ? 2 : 1;
+    constexpr int batch = parts == 1 && !Rows::in_sums && Tile::tokens <= 32 ? 2 : 1;
     constexpr int slot_batches = 4 * parts / batch, batches = S::slots * slot_batches;
     constexpr int lead = Block::lead > 0 ? 1 : 0;
     int const tiles = block.k_tiles(task.product);

@@ -87,7 +87,11 @@ struct Tile {
   static constexpr int threads = (1 + Groups) * group_threads;
   static constexpr int weight_bytes = Depth * Features * Weights::bytes;
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
-  static constexpr int staging_bytes = 8192;  // of each group
+  static constexpr int staging_bytes = 128 * (sums < 64 ? sums : 64);  // of each group
+  // Registers of a thread, after those that load have given theirs away.
+  static constexpr int load_registers = Groups == 1 ? 104 : Groups == 4 ? 64 : 72;
+  static constexpr int multiply_registers =
+      Groups == 1 ? 240 : Groups == 2 ? 216 : Groups == 3 ? 144 : 104;
   static constexpr int side_bytes = Depth * Features * Weights::side_bytes / 2;  // of each stage
   static constexpr int sides = Stages * stage_bytes;
   static constexpr int staging = sides + Stages * side_bytes;
