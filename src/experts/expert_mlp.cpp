@@ -147,7 +147,7 @@ void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hid
     workers = ws.template vector<std::byte>(
         std::max(detail::quantized_scratch_bytes<E, T>(exec, scheme, hidden_size, window),
                  detail::quantized_scratch_bytes<E, T>(exec, scheme, intermediate_size, window)));
-    return;
+    if constexpr (detail::uses_host_kernels<E>) return;
   }
   if constexpr (detail::uses_host_kernels<E>) {
     if (window == 0) return;
@@ -184,9 +184,8 @@ bool ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
   bool const on_input = options_.router_weight_on_input;
   float const* const weight_data = weights.extent(0) == 0 ? nullptr : weights.data();
   if (quantized()) {
-    if (stages.ids != nullptr || stages.y != nullptr) return false;
-    run_quantized(exec, x, offsets, slot_of_row, slots_per_token, num_rows, weight_data, rows);
-    return true;
+    return run_quantized(exec, x, offsets, slot_of_row, slots_per_token, num_rows, weight_data, rows,
+                         stages);
   }
   if constexpr (detail::uses_host_kernels<E>) {
     auto first = host_gemm(gate_up_), second = host_gemm(down_);
@@ -242,10 +241,11 @@ bool ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
 }
 
 template <ExecutionSpace E, Element T>
-void ExpertMlp<E, T>::run_quantized(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
+bool ExpertMlp<E, T>::run_quantized(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
                                     InVector<index_t, E> slot_of_row, index_t slots_per_token,
                                     offset_t num_rows, float const* weights,
-                                    Matrix<T, E> const& rows) const {
+                                    Matrix<T, E> const& rows,
+                                    detail::MlpStages const& stages) const {
   auto const& [gate_up, down, gate_up_bias, down_bias, layout] = quantized_;
   offset_t const window = std::max<offset_t>(1, scratch_.intermediate.extent(0));
   detail::DeviceGemm<T> first, second;
@@ -271,6 +271,12 @@ void ExpertMlp<E, T>::run_quantized(E const& exec, InMatrix<T, E> x, InVector<of
   second.bias = down_bias.extent(0) == 0 ? nullptr : down_bias.data();
   second.out = rows.data();
   (options_.router_weight_on_input ? first.input_weights : second.output_weights) = weights;
+  first.row_end = second.row_end = num_rows;
+  if (detail::quantized_mlp<E, T>(exec, first, gate_up, second, down, scratch_.counters.data(),
+                                  stages)) {
+    return true;
+  }
+  if (stages.ids != nullptr || stages.y != nullptr) return false;
   for (offset_t begin = 0; begin < num_rows; begin += window) {
     for (auto* g : {&first, &second}) {
       g->row_begin = begin;
@@ -282,6 +288,7 @@ void ExpertMlp<E, T>::run_quantized(E const& exec, InMatrix<T, E> x, InVector<of
     detail::quantized_gemm<E, T>(exec, "kmoe::expert_down", second, down, scratch_.workers.data(),
                                  block_offsets_.data());
   }
+  return true;
 }
 
 template <ExecutionSpace E, Element T>

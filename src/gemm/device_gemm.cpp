@@ -20,26 +20,8 @@ template <class E, Element T>
 bool run_on_sm90(E const& exec, char const* label, DeviceGemm<T> const& first,
                  DeviceGemm<T> const* second, std::uint32_t* counters, MlpStages const& stages) {
   if constexpr (sizeof(T) == 2 && requires { exec.cuda_stream(); }) {
-    bool const whole = first.row_begin == 0 && first.x_first == 0 && first.out_first == 0;
-    if (!whole || first.input_weights != nullptr || !sm90::available()) return false;
-    sm90::Work work{};
-    work.products[0] = product_of(first);
-    if (second != nullptr) work.products[1] = product_of(*second);
-    work.count = second == nullptr ? 1 : 2;
-    work.groups = first.groups;
-    work.offsets = first.offsets;
-    work.slots = first.slots;
-    work.slots_per_row = first.slots_per_row == 0 ? 1 : first.slots_per_row;
-    work.rows = first.row_end;
-    work.tokens = first.x_rows;
-    work.counters = counters;
-    work.ids = stages.ids;
-    work.num_slots = stages.num_slots;
-    work.offsets_out = stages.offsets;
-    work.slots_out = stages.slots;
-    work.row_of_slot = stages.row_of_slot;
-    work.rows_per_group = stages.rows_per_group;
-    work.y = stages.y;
+    if (!is_whole(first) || !sm90::available()) return false;
+    auto const work = work_of(first, second, counters, stages);
     if (!sm90::takes(work)) return false;
     device::LaunchMark<E> const mark(exec, label);
     constexpr bool is_bf16 = std::is_same_v<T, bfloat16>;

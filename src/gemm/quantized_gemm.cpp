@@ -4,9 +4,12 @@
 #include "gemm/quantized_gemm.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
+#include "device/launch.hpp"
 #include "gemm/host_quant_gemm.hpp"
 #include "gemm/quantized_tile.hpp"
+#include "gemm/sm90_work.hpp"
 #include "gemm/tile_gemm.hpp"
 #include "instantiate.hpp"
 
@@ -19,6 +22,62 @@ offset_t num_scales(QuantScheme const& scheme, offset_t k) {
 }
 offset_t folded_bytes(offset_t k, offset_t rows) {
   return round_up(rows * k * offset_t{sizeof(bfloat16)}, 128);
+}
+
+/// Of the formats that Hopper's kernel decodes; plain: none of them.
+template <ExecutionSpace E>
+sm90::Format packed_format(QuantizedTensor<E> const& w) {
+  auto const& scheme = w.scheme;
+  if (scheme.activations != ActivationCode::none || w.block_rows() != 1) return sm90::Format::plain;
+  bool const e2m1 = scheme.code == WeightCode::e2m1;
+  if (e2m1 && scheme.scale == ScaleCode::e8m0 && w.block_cols() == 32) return sm90::Format::mxfp4;
+  if (e2m1 && scheme.scale == ScaleCode::e4m3 && w.block_cols() == 16) return sm90::Format::nvfp4;
+  if (scheme.code == WeightCode::int4 && w.block_cols() == 128) {
+    return scheme.zero_points ? sm90::Format::int4_zero : sm90::Format::int4;
+  }
+  return sm90::Format::plain;
+}
+
+template <ExecutionSpace E>
+sm90::PackedScales packed_scales(QuantizedTensor<E> const& w) {
+  sm90::PackedScales s{};
+  auto const blocks = static_cast<int>(w.blocks());
+  bool const floats = w.scheme.scale == ScaleCode::f32;
+  s.code_pitch = static_cast<int>(w.codes.extent(2));
+  s.scales = floats ? reinterpret_cast<std::uint8_t const*>(w.scales.data()) : w.scale_codes.data();
+  s.scale_pitch = floats ? 4 * blocks : blocks;
+  s.zeros = w.zero_points.data();
+  s.zero_pitch = blocks;
+  s.part_scales = w.part_scales.data();
+  s.part_rows = w.part_rows();
+  s.parts = w.parts;
+  return s;
+}
+
+/// Hopper's kernel: false and nothing launched where it can not.
+template <ExecutionSpace E, Element T>
+bool run_on_sm90(E const& exec, char const* label, DeviceGemm<T> const& first,
+                 QuantizedTensor<E> const& first_weights, DeviceGemm<T> const* second,
+                 QuantizedTensor<E> const* second_weights, std::uint32_t* counters,
+                 MlpStages const& stages) {
+  if constexpr (std::is_same_v<T, bfloat16> && requires { exec.cuda_stream(); }) {
+    if (!is_whole(first) || !sm90::available()) return false;
+    auto work = work_of(first, second, counters, stages);
+    work.format = packed_format(first_weights);
+    if (work.format == sm90::Format::plain) return false;
+    for (int p = 0; p < work.count; ++p) {
+      auto const& w = p == 0 ? first_weights : *second_weights;
+      if (packed_format(w) != work.format) return false;
+      work.products[p].b = w.codes.data();
+      work.packed[p] = packed_scales(w);
+    }
+    if (!sm90::takes(work)) return false;
+    device::LaunchMark<E> const mark(exec, label);
+    sm90::launch(exec.cuda_stream(), sm90::Operand::bf16, work);
+    return true;
+  } else {
+    return false;
+  }
 }
 
 }  // namespace
@@ -48,6 +107,7 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
     HostQuantGemm<T>(gemm, weights, plan, exec.concurrency(), scratch, block_offsets)
         .run(exec, label);
   } else {
+    if (run_on_sm90<E, T>(exec, label, gemm, weights, nullptr, nullptr, nullptr, {})) return;
     QuantDeviceGemm g(gemm, weights);
     auto const code = weights.scheme.activations;
     if (code != ActivationCode::none) {
@@ -70,11 +130,29 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
   }
 }
 
+template <ExecutionSpace E, Element T>
+bool quantized_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T> const& gate_up,
+                   [[maybe_unused]] QuantizedTensor<E> const& up_weights,
+                   [[maybe_unused]] DeviceGemm<T> const& down,
+                   [[maybe_unused]] QuantizedTensor<E> const& down_weights,
+                   [[maybe_unused]] std::uint32_t* counters,
+                   [[maybe_unused]] MlpStages const& stages) {
+  if constexpr (uses_host_kernels<E>) {
+    return false;
+  } else {
+    return run_on_sm90<E, T>(exec, "kmoe::expert_mlp", gate_up, up_weights, &down, &down_weights,
+                             counters, stages);
+  }
+}
+
 #define KMOE_INSTANTIATE(E, T)                                                               \
   template std::size_t quantized_scratch_bytes<E, T>(E const&, QuantScheme const&, offset_t, \
                                                      offset_t);                              \
   template void quantized_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&,            \
-                                     QuantizedTensor<E> const&, std::byte*, offset_t*);
+                                     QuantizedTensor<E> const&, std::byte*, offset_t*);      \
+  template bool quantized_mlp<E, T>(E const&, DeviceGemm<T> const&, QuantizedTensor<E> const&, \
+                                    DeviceGemm<T> const&, QuantizedTensor<E> const&,         \
+                                    std::uint32_t*, MlpStages const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

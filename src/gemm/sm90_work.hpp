@@ -64,4 +64,35 @@ sm90::Product product_of(DeviceGemm<T> const& g) {
   return p;
 }
 
+/// One product, or two over the same rows. Work that another kernel must do: rows that are cut, or
+/// multiplied with their weights before.
+template <Element T>
+bool is_whole(DeviceGemm<T> const& first) {
+  return first.row_begin == 0 && first.x_first == 0 && first.out_first == 0 &&
+         first.input_weights == nullptr;
+}
+template <Element T>
+sm90::Work work_of(DeviceGemm<T> const& first, DeviceGemm<T> const* second, std::uint32_t* counters,
+                   MlpStages const& stages) {
+  sm90::Work work{};
+  work.products[0] = product_of(first);
+  if (second != nullptr) work.products[1] = product_of(*second);
+  work.count = second == nullptr ? 1 : 2;
+  work.groups = first.groups;
+  work.offsets = first.offsets;
+  work.slots = first.slots;
+  work.slots_per_row = first.slots_per_row == 0 ? 1 : first.slots_per_row;
+  work.rows = first.row_end;
+  work.tokens = first.x_rows;
+  work.counters = counters;
+  work.ids = stages.ids;
+  work.num_slots = stages.num_slots;
+  work.offsets_out = stages.offsets;
+  work.slots_out = stages.slots;
+  work.row_of_slot = stages.row_of_slot;
+  work.rows_per_group = stages.rows_per_group;
+  work.y = stages.y;
+  return work;
+}
+
 }  // namespace kmoe::detail

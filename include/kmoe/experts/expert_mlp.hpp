@@ -134,9 +134,10 @@ class ExpertMlp {
            InVector<index_t, E> slot_of_row, index_t slots_per_token, offset_t num_rows,
            InMatrix<float, E> weights, Matrix<T, E> const& rows,
            detail::MlpStages const& stages) const;
-  void run_quantized(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
+  bool run_quantized(E const& exec, InMatrix<T, E> x, InVector<offset_t, E> offsets,
                      InVector<index_t, E> slot_of_row, index_t slots_per_token, offset_t num_rows,
-                     float const* weights, Matrix<T, E> const& rows) const;
+                     float const* weights, Matrix<T, E> const& rows,
+                     detail::MlpStages const& stages) const;
   [[nodiscard]] index_t hidden_size() const {
     return quantized() ? quantized_.down.rows() : down_.num_columns();
   }

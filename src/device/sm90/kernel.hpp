@@ -122,6 +122,13 @@ struct Block {
     }
   }
 
+  /// The elements of x of a row.
+  __device__ std::uint16_t const* row_of_tokens(Product const& product, int row) const {
+    int const from = product.gather ? schedule.slot(row) : row;
+    int const divisor = schedule.has_slots() && product.gather ? launch.slots_per_row : 1;
+    return static_cast<std::uint16_t const*>(product.in) + std::int64_t{from / divisor} * product.k;
+  }
+
   /// For whole warps: the next tile of this block.
   __device__ Task next_task(Ring<task_places>& place) const {
     barrier_wait(task_full(place.stage), place.phase);
@@ -535,7 +542,7 @@ __device__ void Block<Tile>::add_rows(int barrier, int thread) const {
 }
 
 template <Operand Type, class Tile>
-__global__ void __launch_bounds__(Tile::threads, 1)
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     experts_kernel(__grid_constant__ Launch const launch) {
   extern __shared__ char raw[];
   std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;

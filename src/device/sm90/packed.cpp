@@ -45,13 +45,13 @@ template <class Tile>
 void launch_tile(cudaStream_t stream, Launch& what, Work const& work, int blocks) {
   constexpr int box = Tile::Format::template Sizes<Tile>::box;
   what.band = work.tokens <= 64 ? 2 : 8;
-  what.lag = ceil_div(3 * blocks, what.band * ceil_div(work.products[0].features, Tile::features));
+  what.lag = ceil_div(3 * Tile::blocks * blocks, what.band * ceil_div(work.products[0].features, Tile::features));
   what.sixteen = 16;
   what.four = 4;
   for (int p = 0; p < what.count; ++p) {
     what.maps[p] = encode_codes(what.products[p], what.packed[p], what.groups, box);
   }
-  launch_kernel<experts_kernel<Operand::bf16, Tile>, Tile>(stream, what, blocks);
+  launch_kernel<experts_kernel<Operand::bf16, Tile>, Tile>(stream, what, Tile::blocks * blocks);
 }
 
 /// As launch_of() of plain weights. Sums of blocks of k take as many registers as the sums: no

@@ -52,6 +52,13 @@ __device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from,
                : "memory");
 }
 
+/// An array that is indexed by what is not constant would not stay in registers.
+__device__ __forceinline__ void set_if(float& to, bool condition, float value) {
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %1, 0;\n\t@p mov.b32 %0, %2;\n\t}"
+               : "+f"(to)
+               : "r"(static_cast<int>(condition)), "f"(value));
+}
+
 /// What a thread knows while it decodes.
 struct Lane {
   std::uint32_t select;  // of own_byte()
@@ -70,10 +77,12 @@ __device__ __forceinline__ std::uint32_t own_byte(int own) {
   return 0x4400U + 0x1111U * own;
 }
 
-/// What one thread has of the scales of a row's 128 of k, and how it decodes 32 of them: `chunks`
-/// of eight codes into pairs.
+/// What one thread has of the scales of a row's 128 of k, and how it decodes 32 of them: words of
+/// eight codes into its pairs. The operand is 2^-32 of the value, so that the factor, 2^126 times
+/// the scale, is a number for scales up to 2^32.
 struct Mxfp4 {
   static constexpr bool in_sums = false, part_scaled = false, has_zeros = false, has_large = true;
+  static constexpr float unit = 0x1p32F;
   static constexpr int slot_bytes = 4;
   std::uint32_t scales;
 
@@ -85,24 +94,22 @@ struct Mxfp4 {
   __device__ __forceinline__ void decode(uint4 const& v, int unit, Lane const& lane,
                                          std::uint32_t (&pairs)[4]) const {
     std::uint32_t const e = __byte_perm(scales, 0, 0x4440 | unit);
-    multiply(v, lane, e * 0x00800080U + 126 * 0x00800080U, pairs);
-  }
-  /// 2^128 and more, with NaN, takes two factors.
-  __device__ __forceinline__ bool large() const { return (scales & 0x80808080U) != 0; }
-  __device__ __forceinline__ void decode_large(uint4 const& v, int unit, Lane const& lane,
-                                            std::uint32_t (&pairs)[4]) const {
-    std::uint32_t const e = __byte_perm(scales, 0, 0x4440 | unit), small = min(e, 128U);
-    multiply(v, lane, small * 0x00800080U + 126 * 0x00800080U, pairs);
-    std::uint32_t const rest = e == 255 ? 0x7fc07fc0U : (e - small + 127) * 0x00800080U;
-#pragma unroll
-    for (auto& p : pairs) p = multiply_bf16(p, rest);
-  }
-  __device__ __forceinline__ static void multiply(uint4 const& v, Lane const& lane,
-                                                  std::uint32_t factor, std::uint32_t (&pairs)[4]) {
+    std::uint32_t const factor = e * 0x00800080U + (126 - 32) * 0x00800080U;
     pairs[0] = multiply_bf16(spread_e2m1(v.x, lane), factor);
     pairs[1] = multiply_bf16(spread_e2m1(v.y, lane), factor);
     pairs[2] = multiply_bf16(spread_e2m1(v.z, lane), factor);
     pairs[3] = multiply_bf16(spread_e2m1(v.w, lane), factor);
+  }
+  /// Nonzero: a scale of 2^33 or more, or NaN. The factor is not, then.
+  __device__ __forceinline__ std::uint32_t large() const {
+    return scales & (scales << 1 | scales << 2) & 0x80808080U;
+  }
+  /// Weight k of a row, in the way that has no such limits.
+  __device__ static float value(std::uint8_t const* codes, std::uint8_t const* scales, int k) {
+    int const code = codes[k / 2] >> 4 * (k % 2) & 15, e = scales[k / 32], m = code & 7;
+    float const magnitude = m < 2 ? 0.5F * m : __int_as_float((126 << 23) + (m << 22));
+    float const scale = __int_as_float(e == 255 ? 0x7fc00000 : e == 0 ? 0x00400000 : e << 23);
+    return (code & 8) != 0 ? -magnitude * scale : magnitude * scale;
   }
 };
 
@@ -110,6 +117,7 @@ struct Mxfp4 {
 /// make up for it.
 struct Nvfp4 {
   static constexpr bool in_sums = false, part_scaled = true, has_zeros = false, has_large = false;
+  static constexpr float unit = 256;
   static constexpr int slot_bytes = 8;
   std::uint32_t scales[2];
 
@@ -138,6 +146,7 @@ struct Nvfp4 {
 template <bool Zeros>
 struct Int4 {
   static constexpr bool in_sums = true, part_scaled = false, has_zeros = Zeros, has_large = false;
+  static constexpr float unit = 1;
   static constexpr int slot_bytes = 4;
   float scale;
   std::uint32_t zero;  // 128 more, twice
@@ -282,7 +291,7 @@ struct PackedWeights {
     using S = Sizes<Tile>;
     constexpr int parts = Tile::parts;
     // An item is 32 of k of 64 features; a batch of them is decoded while the last one is multiplied.
-    constexpr int batch = parts == 1 && !Rows::in_sums && Tile::tokens <= 32 ? 2 : 1;
+    constexpr int batch = parts == 1 && !Rows::in_sums && Tile::tokens <= 32 && Tile::multiply_registers > 100 ? 2 : 1;
     constexpr int slot_batches = 4 * parts / batch, batches = S::slots * slot_batches;
     constexpr int lead = Block::lead > 0 ? 1 : 0;
     int const tiles = block.k_tiles(task.product);
@@ -335,18 +344,17 @@ struct PackedWeights {
     };
     std::uint32_t a[2][batch][2][4];
     Rows rows[parts][2];
-    bool large = false;
-    auto const decode = [&](int stage, int kt, int i, std::uint32_t(&to)[batch][2][4]) {
+    std::uint32_t large[2 * parts] = {};
+    auto const decode = [&](int kt, int i, std::uint32_t(&to)[batch][2][4]) {
       int const slot = i / slot_batches;
       if (i % slot_batches == 0) {
         int const number = kt * S::slots + slot, blocks = max(k_units - 4 * number, 0);
-        large = false;
 #pragma unroll
         for (int part = 0; part < parts; ++part) {
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             rows[part][h].set(words[part][h], offset[h], blocks, (zero_offset[h] + number) & 3);
-            if constexpr (Rows::has_large) large = large || rows[part][h].large();
+            if constexpr (Rows::has_large) large[2 * part + h] |= rows[part][h].large();
           }
         }
       }
@@ -363,18 +371,6 @@ struct PackedWeights {
         rows[item % parts][h].decode(raw[b][h], item / parts, own, pairs);
         place(b, h, pairs);
       }
-      if constexpr (Rows::has_large) {
-        if (large) {
-#pragma unroll
-          for (int n = 0; n < 2 * batch; ++n) {
-            int const b = n / 2, h = n % 2, item = i % slot_batches * batch + b;
-            std::uint32_t const at = row_address(stage, slot, item / parts, item % parts);
-            rows[item % parts][h].decode_large(load_shared_16(at + 8 * h * S::box), item / parts,
-                                               own, pairs);
-            place(b, h, pairs);
-          }
-        }
-      }
     };
 
     // The sums of a block of k, where they are multiplied with its scale.
@@ -388,12 +384,12 @@ struct PackedWeights {
     if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
     barrier_wait(block.full(ring.stage), ring.phase);
     fetch(ring.stage, 0);
-    decode(ring.stage, 0, 0, a[0]);
+    decode(0, 0, a[0]);
     fetch(ring.stage, 1);
     int previous = -1;
     for (int kt = 0; kt < tiles; ++kt) {
       proxy_fence();  // the rows came by ordinary copies
-      std::uint32_t const tokens = block.stage(ring.stage) + Tile::weight_bytes;
+      auto const right0 = matrix_descriptor(block.stage(ring.stage) + Tile::weight_bytes);
 #pragma unroll
       for (int i = 0; i < batches; ++i) {
         wgmma_begin();
@@ -401,8 +397,10 @@ struct PackedWeights {
         for (int s = 0; s < 2 * batch; ++s) {
           int const item = i * batch + s / 2, part = item % parts;
           int const step = item / parts * 2 + s % 2;  // of 16 of k
-          auto const right =
-              matrix_descriptor(tokens + step / 4 * Tile::tokens * row_bytes) + 2 * (step % 4);
+          // Addresses have 18 bits: no carry leaves the lower word.
+          auto const low = static_cast<std::uint32_t>(right0) +
+                           (step / 4 * Tile::tokens * row_bytes >> 4) + 2 * (step % 4);
+          auto const right = (right0 >> 32) << 32 | low;
           if constexpr (Rows::in_sums) {
             wgmma<Type, N>(sums[part], a[i % 2][s / 2][s % 2], right, step % 8 != 0);
           } else {
@@ -422,10 +420,10 @@ struct PackedWeights {
         }
         bool const more = kt + 1 < tiles;
         if (i + 2 < batches) {
-          decode(ring.stage, kt, i + 1, a[(i + 1) % 2]);
+          decode(kt, i + 1, a[(i + 1) % 2]);
           fetch(ring.stage, i + 2);
         } else if (i + 1 < batches) {
-          decode(ring.stage, kt, i + 1, a[(i + 1) % 2]);
+          decode(kt, i + 1, a[(i + 1) % 2]);
           previous = ring.stage;
           ring.next();
           if (more) {
@@ -433,7 +431,7 @@ struct PackedWeights {
             fetch(ring.stage, 0);
           }
         } else if (more) {
-          decode(ring.stage, kt + 1, 0, a[0]);
+          decode(kt + 1, 0, a[0]);
           fetch(ring.stage, 1);
         }
         if constexpr (Rows::in_sums) {
@@ -454,19 +452,48 @@ struct PackedWeights {
     wgmma_wait<0>();
     if (signals) barrier_arrive(block.empty(previous));
 
-    if constexpr (Rows::part_scaled) {
-      float const* const scales = packed.part_scales + task.group * packed.parts;
+    float const* const scales = packed.part_scales + task.group * packed.parts;
 #pragma unroll
-      for (int part = 0; part < parts; ++part) {
-        float s[2];
+    for (int part = 0; part < parts; ++part) {
+      float s[2] = {Rows::unit, Rows::unit};
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          int const at = min(row_of_feature(product, feature + 64 * part + 8 * h),
-                             product.features - 1);
-          s[h] = scales[at / packed.part_rows] * 256.0F;
+      for (int h = 0; Rows::part_scaled && h < 2; ++h) {
+        int const at = min(row_of_feature(product, feature + 64 * part + 8 * h),
+                           product.features - 1);
+        s[h] *= scales[at / packed.part_rows];
+      }
+#pragma unroll
+      for (int n = 0; Rows::unit != 1 && n < N / 2; ++n) acc[part][n] *= s[n / 2 % 2];
+    }
+    if constexpr (Rows::has_large) {
+      // Rare: the sums of such rows again, one by one.
+#pragma unroll 1
+      for (int r = 0; r < 2 * parts; ++r) {
+        std::uint32_t found = 0;
+#pragma unroll
+        for (int n = 0; n < 2 * parts; ++n) found = n == r ? large[n] : found;
+        int const at = feature + r / 2 * 64 + r % 2 * 8;
+        if (found == 0 || at >= product.features) continue;
+        std::int64_t const of =
+            std::int64_t{task.group} * product.features + row_of_feature(product, at);
+        auto const* const row_codes =
+            static_cast<std::uint8_t const*>(product.b) + of * packed.code_pitch;
+        auto const* const row_scales = packed.scales + of * packed.scale_pitch;
+#pragma unroll 1
+        for (int c = 0; c < N / 4; ++c) {
+          int const column = min(c / 2 * 8 + lane % 4 * 2 + c % 2, task.count - 1);
+          auto const* const x = block.row_of_tokens(product, task.row + column);
+          float sum = 0;
+          for (int k = 0; k < product.k; ++k) {
+            sum += __uint_as_float(std::uint32_t{__ldcg(x + k)} << 16) *
+                   Rows::value(row_codes, row_scales, k);
+          }
+          int const place = r / 2 * (N / 2) + c / 2 * 4 + r % 2 * 2 + c % 2;
+#pragma unroll
+          for (int n = 0; n < parts * N / 2; ++n) {
+            set_if(acc[n / (N / 2)][n % (N / 2)], place == n, sum);
+          }
         }
-#pragma unroll
-        for (int n = 0; n < N / 2; ++n) acc[part][n] *= s[n / 2 % 2];
       }
     }
   }

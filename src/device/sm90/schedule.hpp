@@ -74,9 +74,10 @@ struct PlainWeights {
 /// instruction's rows is what happens to lie there, and is not stored.
 /// A stage is Depth times 64 of k.
 template <int Features, int Tokens, int Stages, int Groups, int Depth = 1,
-          class Weights = PlainWeights>
+          class Weights = PlainWeights, int Blocks = 1>
 struct Tile {
   using Format = Weights;
+  static constexpr int blocks = Blocks;  // of a multiprocessor
   static constexpr int features = Features, tokens = Tokens, stages = Stages, groups = Groups;
   static constexpr int depth = Depth;
   static constexpr int parts =
@@ -89,9 +90,14 @@ struct Tile {
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
   static constexpr int staging_bytes = 128 * (sums < 64 ? sums : 64);  // of each group
   // Registers of a thread, after those that load have given theirs away.
-  static constexpr int load_registers = Groups == 1 ? 104 : Groups == 4 ? 64 : 72;
+  static constexpr int load_registers = Groups * Blocks == 1 ? 104
+                                        : Groups * Blocks < 4 ? 72
+                                        : Blocks == 1         ? 64
+                                                              : 56;
+  static constexpr int all_registers =
+      Groups * Blocks == 1 ? 344 * 128 : 65536 / (threads * Blocks) / 8 * 8 * threads;
   static constexpr int multiply_registers =
-      Groups == 1 ? 240 : Groups == 2 ? 216 : Groups == 3 ? 144 : 104;
+      (all_registers / group_threads - load_registers) / Groups / 8 * 8;
   static constexpr int side_bytes = Depth * Features * Weights::side_bytes / 2;  // of each stage
   static constexpr int sides = Stages * stage_bytes;
   static constexpr int staging = sides + Stages * side_bytes;
