@@ -154,12 +154,12 @@ struct Cell {
   double peer, goal;
 };
 constexpr Cell cells[] = {
-    {"qwen3-30b-a3b", {1, 8}, 42.8, 29.9},     {"qwen3-30b-a3b", {64, 126}, 156, 137},
-    {"qwen3-30b-a3b", {1024}, 320, 224},       {"qwen3-30b-a3b", {16384}, 2702, 2015},
-    {"mixtral-8x7b", {1, 2}, 102, 81.1},       {"mixtral-8x7b", {64, 8}, 422, 325},
-    {"mixtral-8x7b", {1024}, 2262, 1583},      {"mixtral-8x7b", {16384}, 20137, 18807},
-    {"gpt-oss-120b", {1, 4}, 52.0, 36.4},      {"gpt-oss-120b", {64, 110}, 554, 543},
-    {"gpt-oss-120b", {1024}, 981, 738},        {"gpt-oss-120b", {16384}, 6734, 5313}};
+    {"qwen3-30b-a3b", {1, 8}, 42.8, 29.9}, {"qwen3-30b-a3b", {64, 126}, 156, 137},
+    {"qwen3-30b-a3b", {1024}, 320, 224},   {"qwen3-30b-a3b", {16384}, 2702, 2015},
+    {"mixtral-8x7b", {1, 2}, 102, 81.1},   {"mixtral-8x7b", {64, 8}, 422, 325},
+    {"mixtral-8x7b", {1024}, 2262, 1583},  {"mixtral-8x7b", {16384}, 20137, 18807},
+    {"gpt-oss-120b", {1, 4}, 52.0, 36.4},  {"gpt-oss-120b", {64, 110}, 554, 543},
+    {"gpt-oss-120b", {1024}, 981, 738},    {"gpt-oss-120b", {16384}, 6734, 5313}};
 
 /// \return whether all outputs are finite
 bool bench_table(Space const& exec, kmoe::QuantFormat const& format, Sampler const& sampler) {

@@ -184,8 +184,8 @@ bool ExpertMlp<E, T>::run(E const& exec, InMatrix<T, E> x, InVector<offset_t, E>
   bool const on_input = options_.router_weight_on_input;
   float const* const weight_data = weights.extent(0) == 0 ? nullptr : weights.data();
   if (quantized()) {
-    return run_quantized(exec, x, offsets, slot_of_row, slots_per_token, num_rows, weight_data, rows,
-                         stages);
+    return run_quantized(exec, x, offsets, slot_of_row, slots_per_token, num_rows, weight_data,
+                         rows, stages);
   }
   if constexpr (detail::uses_host_kernels<E>) {
     auto first = host_gemm(gate_up_), second = host_gemm(down_);

@@ -145,13 +145,13 @@ bool quantized_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T
   }
 }
 
-#define KMOE_INSTANTIATE(E, T)                                                               \
-  template std::size_t quantized_scratch_bytes<E, T>(E const&, QuantScheme const&, offset_t, \
-                                                     offset_t);                              \
-  template void quantized_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&,            \
-                                     QuantizedTensor<E> const&, std::byte*, offset_t*);      \
+#define KMOE_INSTANTIATE(E, T)                                                                 \
+  template std::size_t quantized_scratch_bytes<E, T>(E const&, QuantScheme const&, offset_t,   \
+                                                     offset_t);                                \
+  template void quantized_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&,              \
+                                     QuantizedTensor<E> const&, std::byte*, offset_t*);        \
   template bool quantized_mlp<E, T>(E const&, DeviceGemm<T> const&, QuantizedTensor<E> const&, \
-                                    DeviceGemm<T> const&, QuantizedTensor<E> const&,         \
+                                    DeviceGemm<T> const&, QuantizedTensor<E> const&,           \
                                     std::uint32_t*, MlpStages const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE

@@ -31,11 +31,12 @@ template <ExecutionSpace E, Element T>
 void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
                     QuantizedTensor<E> const& weights, std::byte* scratch, offset_t* block_offsets);
 
-/// Both products of an MLP and its stages in one launch, as device_mlp(), where a kernel of the chip
-/// can: else false, and nothing was done.
+/// Both products of an MLP and its stages in one launch, as device_mlp(), where a kernel of the
+/// chip can: else false, and nothing was done.
 template <ExecutionSpace E, Element T>
-bool quantized_mlp(E const& exec, DeviceGemm<T> const& gate_up, QuantizedTensor<E> const& up_weights,
-                   DeviceGemm<T> const& down, QuantizedTensor<E> const& down_weights,
-                   std::uint32_t* counters, MlpStages const& stages);
+bool quantized_mlp(E const& exec, DeviceGemm<T> const& gate_up,
+                   QuantizedTensor<E> const& up_weights, DeviceGemm<T> const& down,
+                   QuantizedTensor<E> const& down_weights, std::uint32_t* counters,
+                   MlpStages const& stages);
 
 }  // namespace kmoe::detail

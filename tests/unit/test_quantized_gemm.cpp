@@ -114,10 +114,14 @@ TYPED_TEST(QuantizedGemm, every_format_matches_plain_loops) {
   kmoe::test::for_each_isa<E>([&] {
     E const exec;
     for (auto const& format : kmoe::quant_formats()) {
-      for (auto const& [n, k] :
-           {std::pair<std::size_t, std::size_t>{1, 1}, {33, 31}, {34, 64}, {5, 129}, {70, 300},
-            // Sizes that Hopper's kernel takes; the last block of k is cut.
-            {48, 128}, {272, 448}}) {
+      for (auto const& [n, k] : {std::pair<std::size_t, std::size_t>{1, 1},
+                                 {33, 31},
+                                 {34, 64},
+                                 {5, 129},
+                                 {70, 300},
+                                 // Sizes that Hopper's kernel takes; the last block of k is cut.
+                                 {48, 128},
+                                 {272, 448}}) {
         TestFixture::check(exec, format, n, k, k == 300);
         if (::testing::Test::HasFatalFailure()) return;
       }
@@ -239,78 +243,78 @@ TYPED_TEST(QuantizedGemm, mlp_matches_the_dense_one_of_the_decoded_weights) {
   int round = 0;
   for (auto const& [hidden, inner, tokens] :
        {std::tuple<index_t, index_t, index_t>{96, 45, 9}, {256, 192, 150}})
-  for (auto const layout : {kmoe::GateUpLayout::gate_first, kmoe::GateUpLayout::up_first,
-                            kmoe::GateUpLayout::interleaved, kmoe::GateUpLayout::plain}) {
-    for (auto const activation : {kmoe::Activation::silu, kmoe::Activation::gelu_tanh,
-                                  kmoe::Activation::relu2, kmoe::Activation::swiglu_oai}) {
-      bool const plain = layout == kmoe::GateUpLayout::plain;
-      if (plain && activation == kmoe::Activation::swiglu_oai) continue;
-      ++round;
-      auto const scheme = kmoe::quant_scheme(four_bits[round % 4]);
-      std::size_t const rows = plain ? inner : 2 * inner;
-      int const parts = layout == kmoe::GateUpLayout::interleaved || plain ? 1 : 2;
-      auto const gate_up = quantized(scheme, experts, rows, hidden, 1, parts, false);
-      auto const down = quantized(scheme, experts, hidden, inner, 2, 1, false);
-      kmoe::ExpertWeights<E, T> packed, dense;
-      packed.layout = dense.layout = layout;
-      packed.quantized_gate_up = kmoe::copy_to(exec, gate_up);
-      packed.quantized_down = kmoe::copy_to(exec, down);
-      packed.gate_up_bias = dense.gate_up_bias =
-          kmoe::test::random_matrix<typename Bias::value_type, E>(experts, rows, 3);
-      packed.down_bias = dense.down_bias =
-          kmoe::test::random_matrix<typename Bias::value_type, E>(experts, hidden, 4);
-      auto const decode = [](kmoe::QuantizedHostTensor const& q) {
-        auto const w = kmoe::dequantize(q);
-        kmoe::Tensor3<T, E> const out("w", w.extent(0), w.extent(1), w.extent(2));
-        kmoe::test::set_entries(out, [&](T& x, std::size_t i) { x = T(w.data()[i]); });
-        return out;
-      };
-      dense.gate_up = decode(gate_up);
-      dense.down = decode(down);
-      kmoe::ExpertOptions options;
-      options.activation = activation;
-      options.router_weight_on_input = round % 3 == 0;
+    for (auto const layout : {kmoe::GateUpLayout::gate_first, kmoe::GateUpLayout::up_first,
+                              kmoe::GateUpLayout::interleaved, kmoe::GateUpLayout::plain}) {
+      for (auto const activation : {kmoe::Activation::silu, kmoe::Activation::gelu_tanh,
+                                    kmoe::Activation::relu2, kmoe::Activation::swiglu_oai}) {
+        bool const plain = layout == kmoe::GateUpLayout::plain;
+        if (plain && activation == kmoe::Activation::swiglu_oai) continue;
+        ++round;
+        auto const scheme = kmoe::quant_scheme(four_bits[round % 4]);
+        std::size_t const rows = plain ? inner : 2 * inner;
+        int const parts = layout == kmoe::GateUpLayout::interleaved || plain ? 1 : 2;
+        auto const gate_up = quantized(scheme, experts, rows, hidden, 1, parts, false);
+        auto const down = quantized(scheme, experts, hidden, inner, 2, 1, false);
+        kmoe::ExpertWeights<E, T> packed, dense;
+        packed.layout = dense.layout = layout;
+        packed.quantized_gate_up = kmoe::copy_to(exec, gate_up);
+        packed.quantized_down = kmoe::copy_to(exec, down);
+        packed.gate_up_bias = dense.gate_up_bias =
+            kmoe::test::random_matrix<typename Bias::value_type, E>(experts, rows, 3);
+        packed.down_bias = dense.down_bias =
+            kmoe::test::random_matrix<typename Bias::value_type, E>(experts, hidden, 4);
+        auto const decode = [](kmoe::QuantizedHostTensor const& q) {
+          auto const w = kmoe::dequantize(q);
+          kmoe::Tensor3<T, E> const out("w", w.extent(0), w.extent(1), w.extent(2));
+          kmoe::test::set_entries(out, [&](T& x, std::size_t i) { x = T(w.data()[i]); });
+          return out;
+        };
+        dense.gate_up = decode(gate_up);
+        dense.down = decode(down);
+        kmoe::ExpertOptions options;
+        options.activation = activation;
+        options.router_weight_on_input = round % 3 == 0;
 
-      auto const x = kmoe::test::random_matrix<T, E>(tokens, hidden, 5);
-      auto const weights = kmoe::test::random_matrix<float, E>(tokens, slots, 6);
-      kmoe::Matrix<index_t, E> const ids("ids", tokens, slots);
-      kmoe::test::set_entries(ids, [&](index_t& id, std::size_t i) {  // expert 2 is empty
-        id = i % 5 == 4 ? -1 : index_t(i * 3 % 4 == 2 ? 3 : i * 3 % 4);
-      });
-      auto const run = [&](kmoe::ExpertWeights<E, T> const& w) {
-        kmoe::ExpertMlp<E, T> mlp(exec, w, options);
-        kmoe::Permutation<E> permutation;
-        kmoe::Workspace<E> told;
-        kmoe::ExpertMlp<E, T>::bind_shape(exec, told, hidden, inner, !plain, tokens * slots,
-                                          w.scheme());
-        kmoe::Workspace<E> bound;
-        mlp.bind(exec, bound, tokens * slots);
-        EXPECT_EQ(told.bytes(), bound.bytes());
-        auto const workspace = kmoe::make_workspace<E>([&](kmoe::Workspace<E>& ws) {
-          permutation.bind(ws, tokens, slots, experts);
-          mlp.bind(exec, ws, tokens * slots);
+        auto const x = kmoe::test::random_matrix<T, E>(tokens, hidden, 5);
+        auto const weights = kmoe::test::random_matrix<float, E>(tokens, slots, 6);
+        kmoe::Matrix<index_t, E> const ids("ids", tokens, slots);
+        kmoe::test::set_entries(ids, [&](index_t& id, std::size_t i) {  // expert 2 is empty
+          id = i % 5 == 4 ? -1 : index_t(i * 3 % 4 == 2 ? 3 : i * 3 % 4);
         });
-        kmoe::make_permutation<E>(exec, ids, permutation);
-        kmoe::Matrix<T, E> const out("rows", tokens * slots, hidden);
-        mlp.forward(exec, x, permutation, weights, out);
-        exec.fence();
-        EXPECT_GT(mlp.weight_bytes(), 0U);
-        return kmoe::test::to_host(out);
-      };
-      auto const got = run(packed), expected = run(dense);
-      double difference = 0, norm = 0;
-      for (std::size_t i = 0; i < got.size(); ++i) {
-        double const e = double(expected.data()[i]);
-        difference += std::pow(double(got.data()[i]) - e, 2);
-        norm += e * e;
+        auto const run = [&](kmoe::ExpertWeights<E, T> const& w) {
+          kmoe::ExpertMlp<E, T> mlp(exec, w, options);
+          kmoe::Permutation<E> permutation;
+          kmoe::Workspace<E> told;
+          kmoe::ExpertMlp<E, T>::bind_shape(exec, told, hidden, inner, !plain, tokens * slots,
+                                            w.scheme());
+          kmoe::Workspace<E> bound;
+          mlp.bind(exec, bound, tokens * slots);
+          EXPECT_EQ(told.bytes(), bound.bytes());
+          auto const workspace = kmoe::make_workspace<E>([&](kmoe::Workspace<E>& ws) {
+            permutation.bind(ws, tokens, slots, experts);
+            mlp.bind(exec, ws, tokens * slots);
+          });
+          kmoe::make_permutation<E>(exec, ids, permutation);
+          kmoe::Matrix<T, E> const out("rows", tokens * slots, hidden);
+          mlp.forward(exec, x, permutation, weights, out);
+          exec.fence();
+          EXPECT_GT(mlp.weight_bytes(), 0U);
+          return kmoe::test::to_host(out);
+        };
+        auto const got = run(packed), expected = run(dense);
+        double difference = 0, norm = 0;
+        for (std::size_t i = 0; i < got.size(); ++i) {
+          double const e = double(expected.data()[i]);
+          difference += std::pow(double(got.data()[i]) - e, 2);
+          norm += e * e;
+        }
+        // The decoded integers times their scales do not fit 16 bits exactly.
+        double const bound = sizeof(T) == 2 ? 1e-2 : 2e-6;
+        EXPECT_GT(norm, 0.1);
+        EXPECT_LE(std::sqrt(difference / norm), bound)
+            << to_string(layout) << " " << to_string(activation) << " " << to_string(scheme);
       }
-      // The decoded integers times their scales do not fit 16 bits exactly.
-      double const bound = sizeof(T) == 2 ? 1e-2 : 2e-6;
-      EXPECT_GT(norm, 0.1);
-      EXPECT_LE(std::sqrt(difference / norm), bound)
-          << to_string(layout) << " " << to_string(activation) << " " << to_string(scheme);
     }
-  }
 }
 
 // Grouping, products and sums in one call, against three; a token alone against the same one among
@@ -350,7 +354,8 @@ TYPED_TEST(QuantizedGemm, mlp_in_one_call_is_the_same_and_tokens_are_alone) {
       r.rows = kmoe::test::poisoned_matrix<T, E>(tokens * slots, hidden);
       r.y = kmoe::test::poisoned_matrix<T, E>(tokens, hidden);
       auto const part = kmoe::row_range(x, first, first + tokens);
-      auto const part_weights = Kokkos::subview(weights, std::pair(first, first + tokens), Kokkos::ALL);
+      auto const part_weights =
+          Kokkos::subview(weights, std::pair(first, first + tokens), Kokkos::ALL);
       if (way == 0) {
         kmoe::make_permutation<E>(exec, ids, r.permutation);
         mlp.forward(exec, part, r.permutation, part_weights, r.rows);

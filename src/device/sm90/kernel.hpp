@@ -295,11 +295,11 @@ struct Block {
   __device__ __forceinline__ void multiply_any(Sums& acc, Ring<Stages>& ring, int group,
                                                Task const& task, bool signals) {
     constexpr int step = Format::column_step;
-#define KMOE_CASE(n)                                                              \
-  if constexpr (n <= Tokens && (n % step == 0)) {                                 \
-    if (task.count > (n == step ? 8 : n - step)) {                                \
-      return multiply<Type, n>(acc, ring, group, task, signals);                  \
-    }                                                                             \
+#define KMOE_CASE(n)                                             \
+  if constexpr (n <= Tokens && (n % step == 0)) {                \
+    if (task.count > (n == step ? 8 : n - step)) {               \
+      return multiply<Type, n>(acc, ring, group, task, signals); \
+    }                                                            \
   }
     KMOE_CASE(128)
     KMOE_CASE(120)

@@ -45,7 +45,8 @@ template <class Tile>
 void launch_tile(cudaStream_t stream, Launch& what, Work const& work, int blocks) {
   constexpr int box = Tile::Format::template Sizes<Tile>::box;
   what.band = work.tokens <= 64 ? 2 : 8;
-  what.lag = ceil_div(3 * Tile::blocks * blocks, what.band * ceil_div(work.products[0].features, Tile::features));
+  what.lag = ceil_div(3 * Tile::blocks * blocks,
+                      what.band * ceil_div(work.products[0].features, Tile::features));
   what.sixteen = 16;
   what.four = 4;
   for (int p = 0; p < what.count; ++p) {
@@ -54,18 +55,20 @@ void launch_tile(cudaStream_t stream, Launch& what, Work const& work, int blocks
   launch_kernel<experts_kernel<Operand::bf16, Tile>, Tile>(stream, what, Tile::blocks * blocks);
 }
 
-/// As launch_of() of plain weights. Sums of blocks of k take as many registers as the sums: no
-/// room for 128 features of a warpgroup.
+/// Chooses the tile, as launch_of() of plain weights. Decoding takes the time of few rows: several
+/// blocks of a multiprocessor hide each other's waits and ends of tiles. Sums of blocks of k take
+/// as many registers as the sums: no room for 128 features of a warpgroup.
 template <class Rows>
 void launch_format(cudaStream_t stream, Launch& what, Work const& work, int blocks) {
   using W = PackedWeights<Rows>;
   int const features = work.products[0].features;
   auto const active = std::min<std::int64_t>(work.rows, work.groups);
-  if (work.tokens <= 8 && active * ceil_div(features, 128) < 4 * blocks) {
-    return launch_tile<Tile<64, 8, 15, 1, 4, W>>(stream, what, work, blocks);
+  if (work.tokens <= 8) return launch_tile<Tile<64, 8, 4, 1, 4, W, 3>>(stream, what, work, blocks);
+  if (work.rows <= 20 * active) {
+    return launch_tile<Tile<128, 32, 5, 2, 2, W, 2>>(stream, what, work, blocks);
   }
-  if (work.tokens <= 64 && work.rows <= 8 * std::int64_t{work.groups}) {
-    return launch_tile<Tile<128, 32, 5, 2, 4, W>>(stream, what, work, blocks);
+  if (work.rows <= 40 * active) {
+    return launch_tile<Tile<128, 64, 7, 2, 2, W>>(stream, what, work, blocks);
   }
   std::int64_t const tiles = ceil_div(work.rows, 128) + work.groups;
   if (Rows::in_sums || tiles * ceil_div(features, 256) < 4 * blocks) {

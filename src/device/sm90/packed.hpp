@@ -219,9 +219,10 @@ struct PackedWeights {
 
       int const begin = task.feature * Tile::features;
       std::int64_t const rows = std::int64_t{launch.groups} * product.features;
-      std::int64_t const row = std::int64_t{task.group} * product.features +
-                               row_of_feature(product, begin + lane);
-      bool const halved = product.halves == Halves::gate_first || product.halves == Halves::up_first;
+      std::int64_t const row =
+          std::int64_t{task.group} * product.features + row_of_feature(product, begin + lane);
+      bool const halved =
+          product.halves == Halves::gate_first || product.halves == Halves::up_first;
       int const step = halved ? 16 : 32;  // rows from one of a lane's rows to the next
       std::int64_t const at = row * packed.scale_pitch;
       std::int64_t const at_zero = row * packed.zero_pitch;
@@ -290,8 +291,11 @@ struct PackedWeights {
     using Tile = typename Block::TileType;
     using S = Sizes<Tile>;
     constexpr int parts = Tile::parts;
-    // An item is 32 of k of 64 features; a batch of them is decoded while the last one is multiplied.
-    constexpr int batch = parts == 1 && !Rows::in_sums && Tile::tokens <= 32 && Tile::multiply_registers > 100 ? 2 : 1;
+    // An item is 32 of k of 64 features; a batch of them is decoded while the last one is
+    // multiplied.
+    constexpr int batch =
+        parts == 1 && !Rows::in_sums && Tile::tokens <= 32 && Tile::multiply_registers > 100 ? 2
+                                                                                             : 1;
     constexpr int slot_batches = 4 * parts / batch, batches = S::slots * slot_batches;
     constexpr int lead = Block::lead > 0 ? 1 : 0;
     int const tiles = block.k_tiles(task.product);
@@ -330,8 +334,8 @@ struct PackedWeights {
 #pragma unroll
         for (int n = 0; n < 2 * parts; ++n) {
           words[n / 2][n % 2] =
-              load_shared_8(block.side(stage) + (slot * Tile::features + row + n / 2 * 64 +
-                                                 n % 2 * 8) * side_slot);
+              load_shared_8(block.side(stage) +
+                            (slot * Tile::features + row + n / 2 * 64 + n % 2 * 8) * side_slot);
         }
       }
 #pragma unroll
@@ -458,8 +462,8 @@ struct PackedWeights {
       float s[2] = {Rows::unit, Rows::unit};
 #pragma unroll
       for (int h = 0; Rows::part_scaled && h < 2; ++h) {
-        int const at = min(row_of_feature(product, feature + 64 * part + 8 * h),
-                           product.features - 1);
+        int const at =
+            min(row_of_feature(product, feature + 64 * part + 8 * h), product.features - 1);
         s[h] *= scales[at / packed.part_rows];
       }
 #pragma unroll

@@ -90,7 +90,7 @@ struct Tile {
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
   static constexpr int staging_bytes = 128 * (sums < 64 ? sums : 64);  // of each group
   // Registers of a thread, after those that load have given theirs away.
-  static constexpr int load_registers = Groups * Blocks == 1 ? 104
+  static constexpr int load_registers = Groups * Blocks == 1  ? 104
                                         : Groups * Blocks < 4 ? 72
                                         : Blocks == 1         ? 64
                                                               : 56;
