@@ -301,6 +301,8 @@ struct Block {
       return multiply<Type, n>(acc, ring, group, task, signals); \
     }                                                            \
   }
+    KMOE_CASE(192)
+    KMOE_CASE(160)
     KMOE_CASE(128)
     KMOE_CASE(120)
     KMOE_CASE(112)
@@ -369,7 +371,7 @@ __device__ void Block<Tile>::consume(int group) {
 
     auto* const out = static_cast<std::uint16_t*>(product.out);
     if (gated) {
-      constexpr int chunk = Tile::sums < 128 ? Tile::sums : 128;
+      constexpr int chunk = Tile::sums < 128 ? Tile::sums : Tile::sums % 128 == 0 ? 128 : 64;
       constexpr int own = Tile::copy_features / 2;
       int const width = product.features / 2;
 #pragma unroll

@@ -10,9 +10,9 @@
 namespace kmoe::device::sm90 {
 namespace {
 
-/// What the codes are for the copy engine: `box` bytes of 64 rows.
+/// What the codes are for the copy engine: `box_bytes` of `box_rows` rows.
 CUtensorMap encode_codes(Product const& product, PackedScales const& packed, int groups,
-                         cuuint32_t box_bytes) {
+                         cuuint32_t box_bytes, cuuint32_t box_rows) {
   using u64 = cuuint64_t;
   u64 const bytes = u64(product.k) / 2, row = u64(packed.code_pitch);
   u64 const rows = u64(product.features), matrices = u64(groups);
@@ -27,14 +27,14 @@ CUtensorMap encode_codes(Product const& product, PackedScales const& packed, int
   };
   if (product.halves == Halves::none) {
     u64 const sizes[] = {bytes, rows, matrices}, pitches[] = {row, row * rows};
-    cuuint32_t const box[] = {box_bytes, 64, 1};
+    cuuint32_t const box[] = {box_bytes, box_rows, 1};
     status = tiled(3, sizes, pitches, box);
   } else {
     bool const interleaved = product.halves == Halves::interleaved;
     u64 const sizes[] = {bytes, 8, 2, rows / 16, matrices};
     u64 const pitches[] = {interleaved ? 2 * row : row, interleaved ? row : row * (rows / 2),
                            (interleaved ? 16 : 8) * row, row * rows};
-    cuuint32_t const box[] = {box_bytes, 8, 2, 4, 1};
+    cuuint32_t const box[] = {box_bytes, 8, 2, box_rows / 16, 1};
     status = tiled(5, sizes, pitches, box);
   }
   check_map(status, product, groups);
@@ -50,7 +50,7 @@ void launch_tile(cudaStream_t stream, Launch& what, Work const& work, int blocks
   what.sixteen = 16;
   what.four = 4;
   for (int p = 0; p < what.count; ++p) {
-    what.maps[p] = encode_codes(what.products[p], what.packed[p], what.groups, box);
+    what.maps[p] = encode_codes(what.products[p], what.packed[p], what.groups, box, Tile::features);
   }
   launch_kernel<experts_kernel<Operand::bf16, Tile>, Tile>(stream, what, Tile::blocks * blocks);
 }
@@ -71,10 +71,11 @@ void launch_format(cudaStream_t stream, Launch& what, Work const& work, int bloc
     return launch_tile<Tile<128, 64, 7, 2, 2, W>>(stream, what, work, blocks);
   }
   std::int64_t const tiles = ceil_div(work.rows, 128) + work.groups;
-  if (Rows::in_sums || tiles * ceil_div(features, 256) < 4 * blocks) {
-    return launch_tile<Tile<128, 128, 4, 2, 2, W>>(stream, what, work, blocks);
-  }
-  if constexpr (!Rows::in_sums) {
+  if constexpr (Rows::in_sums) {
+    launch_tile<Tile<128, 96, 5, 2, 2, W>>(stream, what, work, blocks);
+  } else if (tiles * ceil_div(features, 256) < 4 * blocks) {
+    launch_tile<Tile<128, 128, 4, 2, 2, W>>(stream, what, work, blocks);
+  } else {
     launch_tile<Tile<256, 128, 3, 2, 2, W>>(stream, what, work, blocks);
   }
 }
@@ -89,8 +90,9 @@ bool packed_takes(Work const& work) {
                          reinterpret_cast<std::uintptr_t>(packed.zeros);
     // Words of scales lie at the same place in their four bytes for every 16th row.
     int const step = work.format == Format::mxfp4 ? 2 : 4;
-    if (product.k % 32 != 0 || packed.code_pitch % 16 != 0 || packed.scale_pitch % step != 0 ||
-        address % 16 != 0) {
+    auto const bytes = std::int64_t{product.features} * packed.scale_pitch;
+    if (product.k % 32 != 0 || bytes >= std::int64_t{1} << 30 || packed.code_pitch % 16 != 0 ||
+        packed.scale_pitch % step != 0 || address % 16 != 0) {
       return false;
     }
   }

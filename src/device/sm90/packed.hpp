@@ -185,8 +185,7 @@ struct PackedWeights {
   template <class Tile>
   struct Sizes {
     static constexpr int box = Tile::depth < 4 ? 32 * Tile::depth : 128;  // bytes of a row at once
-    static constexpr int boxes = 32 * Tile::depth / box, copies = Tile::features / 64;
-    static constexpr int copy_bytes = 64 * box;
+    static constexpr int boxes = 32 * Tile::depth / box;
     static constexpr int slots = Tile::depth / 2;
     static_assert(Tile::depth % 2 == 0 && Tile::features % 64 == 0);
   };
@@ -218,17 +217,21 @@ struct PackedWeights {
       int const handed = Block::handed_at(tiles), drawn = Block::drawn_at(tiles);
 
       int const begin = task.feature * Tile::features;
-      std::int64_t const rows = std::int64_t{launch.groups} * product.features;
-      std::int64_t const row =
-          std::int64_t{task.group} * product.features + row_of_feature(product, begin + lane);
+      int const row = row_of_feature(product, begin + lane);
       bool const halved =
           product.halves == Halves::gate_first || product.halves == Halves::up_first;
       int const step = halved ? 16 : 32;  // rows from one of a lane's rows to the next
-      std::int64_t const at = row * packed.scale_pitch;
-      std::int64_t const at_zero = row * packed.zero_pitch;
       bool const shifted = packed.scale_pitch % 4 != 0;
-      std::int64_t const bytes = rows * packed.scale_pitch, zero_bytes = rows * packed.zero_pitch;
-      int const there = product.features - begin;  // rows of this tile
+      // What lies behind a row or a matrix is not looked at; behind the last one there is nothing.
+      auto const behind = [&](int pitch) {
+        std::int64_t const rows = std::int64_t{launch.groups - task.group} * product.features;
+        return static_cast<int>(min(rows * pitch, std::int64_t{1} << 30));
+      };
+      std::int64_t const rows_before = std::int64_t{task.group} * product.features;
+      auto const* const scales = packed.scales + rows_before * packed.scale_pitch;
+      auto const* const zeros = packed.zeros + rows_before * packed.zero_pitch;
+      int const end = behind(packed.scale_pitch), zero_end = behind(packed.zero_pitch);
+      int const at = row * packed.scale_pitch, at_zero = row * packed.zero_pitch;
       Task next{};
       for (int kt = 0; kt < tiles; ++kt) {
         if (first) {
@@ -240,14 +243,13 @@ struct PackedWeights {
         if (first) {
           barrier_arrive_expecting(barrier, Tile::weight_bytes);
 #pragma unroll
-          for (int copy = 0; copy < S::boxes * S::copies; ++copy) {
-            int const byte = (kt * S::boxes + copy / S::copies) * S::box;
-            std::uint32_t const to = block.stage(ring.stage) + copy * S::copy_bytes;
-            int const feature = begin + copy % S::copies * 64;
+          for (int copy = 0; copy < S::boxes; ++copy) {
+            int const byte = (kt * S::boxes + copy) * S::box;
+            std::uint32_t const to = block.stage(ring.stage) + copy * Tile::features * S::box;
             if (product.halves == Halves::none) {
-              tensor_copy_3d(to, map, barrier, byte, feature, task.group);
+              tensor_copy_3d(to, map, barrier, byte, begin, task.group);
             } else {
-              tensor_copy_5d(to, map, barrier, byte, 0, 0, feature / 16, task.group);
+              tensor_copy_5d(to, map, barrier, byte, 0, 0, begin / 16, task.group);
             }
           }
         }
@@ -257,19 +259,15 @@ struct PackedWeights {
           int const block_k = kt * S::slots + slot;
           std::uint32_t const to =
               block.side(ring.stage) + (slot * Tile::features + lane) * side_slot;
-          std::int64_t from = (at + block_k * Rows::slot_bytes) & ~std::int64_t{3};
-          std::int64_t from_zero = (at_zero + block_k) & ~std::int64_t{3};
+          int from = (at + block_k * Rows::slot_bytes) & ~3, from_zero = (at_zero + block_k) & ~3;
 #pragma unroll
           for (int n = 0; n < own_rows; ++n) {
-            bool const inside = 32 * n + lane < there;
-            copy_async_4(to + n * 32 * side_slot, packed.scales + from, inside && from < bytes);
+            copy_async_4(to + n * 32 * side_slot, scales + from, from < end);
             if (Rows::slot_bytes == 8 || (!Rows::has_zeros && shifted)) {
-              copy_async_4(to + n * 32 * side_slot + 4, packed.scales + from + 4,
-                           inside && from + 4 < bytes);
+              copy_async_4(to + n * 32 * side_slot + 4, scales + from + 4, from + 4 < end);
             }
             if constexpr (Rows::has_zeros) {
-              copy_async_4(to + n * 32 * side_slot + 4, packed.zeros + from_zero,
-                           inside && from_zero < zero_bytes);
+              copy_async_4(to + n * 32 * side_slot + 4, zeros + from_zero, from_zero < zero_end);
               from_zero += step * packed.zero_pitch;
             }
             from += step * packed.scale_pitch;
@@ -293,9 +291,11 @@ struct PackedWeights {
     constexpr int parts = Tile::parts;
     // An item is 32 of k of 64 features; a batch of them is decoded while the last one is
     // multiplied.
-    constexpr int batch =
-        parts == 1 && !Rows::in_sums && Tile::tokens <= 32 && Tile::multiply_registers > 100 ? 2
-                                                                                             : 1;
+    constexpr int registers = Tile::multiply_registers;
+    constexpr int batch = parts > 1 || Rows::in_sums || Tile::tokens > 32 ? 1
+                          : registers > 150                               ? 4
+                          : registers > 100                               ? 2
+                                                                          : 1;
     constexpr int slot_batches = 4 * parts / batch, batches = S::slots * slot_batches;
     constexpr int lead = Block::lead > 0 ? 1 : 0;
     int const tiles = block.k_tiles(task.product);
@@ -322,7 +322,7 @@ struct PackedWeights {
     auto const row_address = [&](int stage, int slot, int unit, int part) {
       int const piece = slot * 4 + unit;
       return block.stage(stage) + codes +
-             (piece / (S::box / 16) * S::copies + part) * S::copy_bytes +
+             (piece / (S::box / 16) * Tile::features + part * 64) * S::box +
              (((piece % (S::box / 16)) << 4) ^ swizzle);
     };
     // Batch i of a stage, on its way to decode().

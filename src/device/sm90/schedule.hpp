@@ -93,7 +93,7 @@ struct Tile {
   static constexpr int load_registers = Groups * Blocks == 1  ? 104
                                         : Groups * Blocks < 4 ? 72
                                         : Blocks == 1         ? 64
-                                                              : 56;
+                                                              : 48;
   static constexpr int all_registers =
       Groups * Blocks == 1 ? 344 * 128 : 65536 / (threads * Blocks) / 8 * 8 * threads;
   static constexpr int multiply_registers =

@@ -150,7 +150,7 @@ __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint64_t left, std:
 template <Operand Type, int N, int Size>
 __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint32_t const (&left)[4],
                                       std::uint64_t right, int accumulate) {
-  static_assert(N == 8 || (N % 16 == 0 && N <= 128) || N == 192 || N == 256);
+  static_assert(N == 8 || (N % 16 == 0 && N <= 128) || N == 160 || N == 192 || N == 256);
   static_assert(N / 2 <= Size);
   // clang-format off
   KMOE_SHAPE_A(8, KMOE_R0, 4, 5, 6, 7, 8, 9, KMOE_D4(0));
@@ -173,6 +173,8 @@ __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint32_t const (&le
                ", " KMOE_R6 ", " KMOE_R7,
                32, 33, 34, 35, 36, 37, KMOE_D32(0));
   KMOE_SHAPE_A(128, KMOE_R0_15, 64, 65, 66, 67, 68, 69, KMOE_D64(0));
+  KMOE_SHAPE_A(160, KMOE_R0_15 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, "
+               "%76, %77, %78, %79", 80, 81, 82, 83, 84, 85, KMOE_D64(0), KMOE_D16(64));
   KMOE_SHAPE_A(192, KMOE_R0_15 ", " KMOE_R16_23, 96, 97, 98, 99, 100, 101,
                KMOE_D64(0), KMOE_D32(64));
   KMOE_SHAPE_A(256, KMOE_R0_15 ", " KMOE_R16_23 ", " KMOE_R24_31, 128, 129, 130, 131, 132, 133,
