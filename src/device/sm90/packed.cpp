@@ -55,28 +55,24 @@ void launch_tile(cudaStream_t stream, Launch& what, Work const& work, int blocks
   launch_kernel<experts_kernel<Operand::bf16, Tile>, Tile>(stream, what, Tile::blocks * blocks);
 }
 
-/// Chooses the tile, as launch_of() of plain weights. Decoding takes the time of few rows: several
-/// blocks of a multiprocessor hide each other's waits and ends of tiles. Sums of blocks of k take
-/// as many registers as the sums: no room for 128 features of a warpgroup.
+/// Chooses the tile, as launch_of() of plain weights. Decoding takes the time of few rows; two
+/// blocks of a multiprocessor hide each other's waits and ends of tiles, where those are short.
+/// Sums of blocks of k take as many registers as the sums, so that fewer tokens have room.
 template <class Rows>
 void launch_format(cudaStream_t stream, Launch& what, Work const& work, int blocks) {
   using W = PackedWeights<Rows>;
-  int const features = work.products[0].features;
   auto const active = std::min<std::int64_t>(work.rows, work.groups);
-  if (work.tokens <= 8) return launch_tile<Tile<64, 8, 4, 1, 4, W, 3>>(stream, what, work, blocks);
-  if (work.rows <= 20 * active) {
-    return launch_tile<Tile<128, 32, 5, 2, 2, W, 2>>(stream, what, work, blocks);
-  }
-  if (work.rows <= 40 * active) {
-    return launch_tile<Tile<128, 64, 7, 2, 2, W>>(stream, what, work, blocks);
-  }
-  std::int64_t const tiles = ceil_div(work.rows, 128) + work.groups;
+  auto const with = [&](auto tile) { launch_tile<decltype(tile)>(stream, what, work, blocks); };
+  if (work.tokens <= 8) return with(Tile<128, 8, 9, 2, 4, W>{});
+  if (work.rows <= 8 * active) return with(Tile<128, 32, 5, 2, 2, W, 2>{});
+  if (work.rows <= 20 * active) return with(Tile<128, 32, 5, 2, 4, W>{});
+  if (work.rows <= 48 * active) return with(Tile<128, 64, 3, 2, 2, W, 2>{});
   if constexpr (Rows::in_sums) {
-    launch_tile<Tile<128, 96, 5, 2, 2, W>>(stream, what, work, blocks);
-  } else if (tiles * ceil_div(features, 256) < 4 * blocks) {
-    launch_tile<Tile<128, 128, 4, 2, 2, W>>(stream, what, work, blocks);
+    with(Tile<128, 96, 5, 2, 2, W>{});
+  } else if (work.rows > 96 * active && work.products[work.count - 1].features % 256 != 0) {
+    with(Tile<128, 192, 3, 2, 2, W>{});
   } else {
-    launch_tile<Tile<256, 128, 3, 2, 2, W>>(stream, what, work, blocks);
+    with(Tile<256, 128, 3, 2, 2, W>{});
   }
 }
 
