@@ -17,7 +17,8 @@
  * was destroyed or never existed gives KMOE_ERROR_INVALID_HANDLE. That is found on the calling rank
  * alone: the ranks of a job must create and destroy in the same order.
  *
- * Memory. Pointers are wrapped, not copied. "In the layer's memory" means memory that the layer's
+ * Memory. Pointers are wrapped, not copied; a layer on a host repacks its experts' weights for the
+ * kernels when it is created. "In the layer's memory" means memory that the layer's
  * execution space can read: device memory where Kokkos has a device and options.space is
  * KMOE_SPACE_DEFAULT, else host memory. Matrices are row-major: x[token][hidden].
  *
@@ -362,7 +363,10 @@ KMOE_API int kmoe_layer_set_stream(kmoe_layer layer, void* stream);
 /** Waits until the layer's work on the device is complete. */
 KMOE_API int kmoe_layer_fence(kmoe_layer layer);
 
-/** Bytes of the layer's workspace on this rank, and of the weights that it holds itself. */
+/**
+ * Bytes of the layer's workspace on this rank, and of its experts' weights: as repacked on a host,
+ * as given on a device, also where they are the caller's.
+ */
 KMOE_API int kmoe_layer_bytes(kmoe_layer layer, size_t* workspace_bytes, size_t* weight_bytes);
 /** The options it was built with; pointers and workspaces are null. */
 KMOE_API int kmoe_layer_get_options(kmoe_layer layer, kmoe_layer_options* options);

@@ -143,11 +143,15 @@ void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hid
   max_rows = rows;
   offset_t const window = window_rows<E, T>(intermediate_size, rows);
   intermediate = ws.template matrix<T>(window, intermediate_size);
+  if constexpr (!detail::uses_host_kernels<E>) {
+    counters = ws.template vector<std::uint32_t>(detail::num_device_counters(rows));
+    if (!ws.counting()) Kokkos::deep_copy(exec, counters, std::uint32_t{0});
+  }
   if (scheme.quantized()) {
     workers = ws.template vector<std::byte>(
         std::max(detail::quantized_scratch_bytes<E, T>(exec, scheme, hidden_size, window),
                  detail::quantized_scratch_bytes<E, T>(exec, scheme, intermediate_size, window)));
-    if constexpr (detail::uses_host_kernels<E>) return;
+    return;
   }
   if constexpr (detail::uses_host_kernels<E>) {
     if (window == 0) return;
@@ -157,9 +161,6 @@ void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hid
                  detail::worker_layout(kernel, intermediate_size, window, false).bytes);
     num_workers = exec.concurrency();
     workers = ws.template vector<std::byte>(num_workers * bytes);
-  } else {
-    counters = ws.template vector<std::uint32_t>(detail::num_device_counters(rows));
-    if (!ws.counting()) Kokkos::deep_copy(exec, counters, std::uint32_t{0});
   }
 }
 
@@ -272,8 +273,8 @@ bool ExpertMlp<E, T>::run_quantized(E const& exec, InMatrix<T, E> x, InVector<of
   second.out = rows.data();
   (options_.router_weight_on_input ? first.input_weights : second.output_weights) = weights;
   first.row_end = second.row_end = num_rows;
-  if (detail::quantized_mlp<E, T>(exec, first, gate_up, second, down, scratch_.counters.data(),
-                                  stages)) {
+  if (detail::quantized_mlp<E, T>(exec, first, second, gate_up, down, scratch_.workers.data(),
+                                  scratch_.workers.size(), scratch_.counters.data(), stages)) {
     return true;
   }
   if (stages.ids != nullptr || stages.y != nullptr) return false;

@@ -21,7 +21,7 @@ bool run_on_sm90(E const& exec, char const* label, DeviceGemm<T> const& first,
                  DeviceGemm<T> const* second, std::uint32_t* counters, MlpStages const& stages) {
   if constexpr (sizeof(T) == 2 && requires { exec.cuda_stream(); }) {
     if (!is_whole(first) || !sm90::available()) return false;
-    auto const work = work_of(first, second, counters, stages);
+    sm90::Work const work = work_of(first, second, counters, stages);
     if (!sm90::takes(work)) return false;
     device::LaunchMark<E> const mark(exec, label);
     constexpr bool is_bf16 = std::is_same_v<T, bfloat16>;

@@ -7,6 +7,8 @@
 #include <type_traits>
 
 #include "device/launch.hpp"
+#include "device/sm90/fp8.hpp"
+#include "device/sm90/packed.hpp"
 #include "gemm/host_quant_gemm.hpp"
 #include "gemm/quantized_tile.hpp"
 #include "gemm/sm90_work.hpp"
@@ -24,18 +26,18 @@ offset_t folded_bytes(offset_t k, offset_t rows) {
   return round_up(rows * k * offset_t{sizeof(bfloat16)}, 128);
 }
 
-/// Of the formats that Hopper's kernel decodes; plain: none of them.
+/// Of the formats of four bits that Hopper's kernel decodes.
 template <ExecutionSpace E>
 sm90::Format packed_format(QuantizedTensor<E> const& w) {
   auto const& scheme = w.scheme;
-  if (scheme.activations != ActivationCode::none || w.block_rows() != 1) return sm90::Format::plain;
+  if (scheme.activations != ActivationCode::none || w.block_rows() != 1) return sm90::Format::other;
   bool const e2m1 = scheme.code == WeightCode::e2m1;
   if (e2m1 && scheme.scale == ScaleCode::e8m0 && w.block_cols() == 32) return sm90::Format::mxfp4;
   if (e2m1 && scheme.scale == ScaleCode::e4m3 && w.block_cols() == 16) return sm90::Format::nvfp4;
   if (scheme.code == WeightCode::int4 && w.block_cols() == 128) {
     return scheme.zero_points ? sm90::Format::int4_zero : sm90::Format::int4;
   }
-  return sm90::Format::plain;
+  return sm90::Format::other;
 }
 
 template <ExecutionSpace E>
@@ -54,26 +56,25 @@ sm90::PackedScales packed_scales(QuantizedTensor<E> const& w) {
   return s;
 }
 
-/// Hopper's kernel: false and nothing launched where it can not.
+/// Hopper's kernel of four bits: false and nothing launched where it can not. One product, or two.
 template <ExecutionSpace E, Element T>
-bool run_on_sm90(E const& exec, char const* label, DeviceGemm<T> const& first,
-                 QuantizedTensor<E> const& first_weights, DeviceGemm<T> const* second,
-                 QuantizedTensor<E> const* second_weights, std::uint32_t* counters,
-                 MlpStages const& stages) {
+bool run_packed(E const& exec, char const* label, DeviceGemm<T> const& first,
+                QuantizedTensor<E> const& first_weights, DeviceGemm<T> const* second,
+                QuantizedTensor<E> const* second_weights, std::uint32_t* counters,
+                MlpStages const& stages) {
   if constexpr (std::is_same_v<T, bfloat16> && requires { exec.cuda_stream(); }) {
     if (!is_whole(first) || !sm90::available()) return false;
-    auto work = work_of(first, second, counters, stages);
-    work.format = packed_format(first_weights);
-    if (work.format == sm90::Format::plain) return false;
-    for (int p = 0; p < work.count; ++p) {
+    sm90::PackedWork what{
+        work_of(first, second, counters, stages), packed_format(first_weights), {}};
+    for (int p = 0; p < what.work.count; ++p) {
       auto const& w = p == 0 ? first_weights : *second_weights;
-      if (packed_format(w) != work.format) return false;
-      work.products[p].b = w.codes.data();
-      work.packed[p] = packed_scales(w);
+      if (packed_format(w) != what.format) return false;
+      what.work.products[p].b = w.codes.data();
+      what.packed[p] = packed_scales(w);
     }
-    if (!sm90::takes(work)) return false;
+    if (!sm90::takes_packed(what)) return false;
     device::LaunchMark<E> const mark(exec, label);
-    sm90::launch(exec.cuda_stream(), sm90::Operand::bf16, work);
+    sm90::launch_packed(exec.cuda_stream(), what);
     return true;
   } else {
     return false;
@@ -107,7 +108,7 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
     HostQuantGemm<T>(gemm, weights, plan, exec.concurrency(), scratch, block_offsets)
         .run(exec, label);
   } else {
-    if (run_on_sm90<E, T>(exec, label, gemm, weights, nullptr, nullptr, nullptr, {})) return;
+    if (run_packed<E, T>(exec, label, gemm, weights, nullptr, nullptr, nullptr, {})) return;
     QuantDeviceGemm g(gemm, weights);
     auto const code = weights.scheme.activations;
     if (code != ActivationCode::none) {
@@ -130,29 +131,53 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
   }
 }
 
+/// Hopper's fp8 kernel: codes and float scales of 128 x 128.
+template <ExecutionSpace E>
+bool is_fp8_block(QuantizedTensor<E> const& t) {
+  return t.scheme == quant_scheme("fp8_block") &&
+         t.codes.extent(2) == static_cast<std::size_t>(t.columns);
+}
+
 template <ExecutionSpace E, Element T>
 bool quantized_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T> const& gate_up,
-                   [[maybe_unused]] QuantizedTensor<E> const& up_weights,
                    [[maybe_unused]] DeviceGemm<T> const& down,
+                   [[maybe_unused]] QuantizedTensor<E> const& gate_up_weights,
                    [[maybe_unused]] QuantizedTensor<E> const& down_weights,
+                   [[maybe_unused]] std::byte* scratch, [[maybe_unused]] std::size_t bytes,
                    [[maybe_unused]] std::uint32_t* counters,
                    [[maybe_unused]] MlpStages const& stages) {
-  if constexpr (uses_host_kernels<E>) {
-    return false;
+  if constexpr (sizeof(T) == 2 && requires { exec.cuda_stream(); }) {
+    if (run_packed<E, T>(exec, "kmoe::expert_mlp", gate_up, gate_up_weights, &down, &down_weights,
+                         counters, stages)) {
+      return true;
+    }
+    if (!is_whole(gate_up) || !sm90::available() || !is_fp8_block(gate_up_weights)) return false;
+    if (!is_fp8_block(down_weights)) return false;
+    sm90::Fp8Work work{work_of(gate_up, &down, counters, stages),
+                       {{gate_up_weights.scales.data(), gate_up_weights.parts},
+                        {down_weights.scales.data(), down_weights.parts}},
+                       scratch,
+                       bytes};
+    work.work.products[0].b = gate_up_weights.codes.data();
+    work.work.products[1].b = down_weights.codes.data();
+    if (!sm90::takes_fp8(work)) return false;
+    device::LaunchMark<E> const mark(exec, "kmoe::expert_mlp");
+    constexpr bool is_bf16 = std::is_same_v<T, bfloat16>;
+    sm90::launch_fp8(exec.cuda_stream(), is_bf16 ? sm90::Operand::bf16 : sm90::Operand::f16, work);
+    return true;
   } else {
-    return run_on_sm90<E, T>(exec, "kmoe::expert_mlp", gate_up, up_weights, &down, &down_weights,
-                             counters, stages);
+    return false;
   }
 }
 
-#define KMOE_INSTANTIATE(E, T)                                                                 \
-  template std::size_t quantized_scratch_bytes<E, T>(E const&, QuantScheme const&, offset_t,   \
-                                                     offset_t);                                \
-  template void quantized_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&,              \
-                                     QuantizedTensor<E> const&, std::byte*, offset_t*);        \
-  template bool quantized_mlp<E, T>(E const&, DeviceGemm<T> const&, QuantizedTensor<E> const&, \
-                                    DeviceGemm<T> const&, QuantizedTensor<E> const&,           \
-                                    std::uint32_t*, MlpStages const&);
+#define KMOE_INSTANTIATE(E, T)                                                               \
+  template std::size_t quantized_scratch_bytes<E, T>(E const&, QuantScheme const&, offset_t, \
+                                                     offset_t);                              \
+  template void quantized_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&,            \
+                                     QuantizedTensor<E> const&, std::byte*, offset_t*);      \
+  template bool quantized_mlp<E, T>(E const&, DeviceGemm<T> const&, DeviceGemm<T> const&,    \
+                                    QuantizedTensor<E> const&, QuantizedTensor<E> const&,    \
+                                    std::byte*, std::size_t, std::uint32_t*, MlpStages const&);
 KMOE_FOR_EACH_SPACE_AND_ELEMENT(KMOE_INSTANTIATE)
 #undef KMOE_INSTANTIATE
 

@@ -31,12 +31,14 @@ template <ExecutionSpace E, Element T>
 void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
                     QuantizedTensor<E> const& weights, std::byte* scratch, offset_t* block_offsets);
 
-/// Both products of an MLP and its stages in one launch, as device_mlp(), where a kernel of the
-/// chip can: else false, and nothing was done.
+/// The two products of an MLP and its stages, as device_mlp(), where a kernel of one chip takes
+/// these weights and sizes. Results of wgmma: the sum of 128 products of fp8 has about 13 bits.
+/// \param scratch of the larger quantized_scratch_bytes, which are `bytes`
+/// \return false: nothing was done
 template <ExecutionSpace E, Element T>
-bool quantized_mlp(E const& exec, DeviceGemm<T> const& gate_up,
-                   QuantizedTensor<E> const& up_weights, DeviceGemm<T> const& down,
-                   QuantizedTensor<E> const& down_weights, std::uint32_t* counters,
-                   MlpStages const& stages);
+bool quantized_mlp(E const& exec, DeviceGemm<T> const& gate_up, DeviceGemm<T> const& down,
+                   QuantizedTensor<E> const& gate_up_weights,
+                   QuantizedTensor<E> const& down_weights, std::byte* scratch, std::size_t bytes,
+                   std::uint32_t* counters, MlpStages const& stages);
 
 }  // namespace kmoe::detail

@@ -5,6 +5,7 @@
 /// \file
 /// A multiplication in the words of Hopper's kernels.
 
+#include <cstdint>
 #include <type_traits>
 
 #include "device/sm90/experts.hpp"
@@ -64,13 +65,7 @@ sm90::Product product_of(DeviceGemm<T> const& g) {
   return p;
 }
 
-/// One product, or two over the same rows. Work that another kernel must do: rows that are cut, or
-/// multiplied with their weights before.
-template <Element T>
-bool is_whole(DeviceGemm<T> const& first) {
-  return first.row_begin == 0 && first.x_first == 0 && first.out_first == 0 &&
-         first.input_weights == nullptr;
-}
+/// All rows of one product, or of two of an MLP; `second` may be null.
 template <Element T>
 sm90::Work work_of(DeviceGemm<T> const& first, DeviceGemm<T> const* second, std::uint32_t* counters,
                    MlpStages const& stages) {
@@ -93,6 +88,13 @@ sm90::Work work_of(DeviceGemm<T> const& first, DeviceGemm<T> const* second, std:
   work.rows_per_group = stages.rows_per_group;
   work.y = stages.y;
   return work;
+}
+
+/// What the kernels ask of a product beside sizes.
+template <Element T>
+bool is_whole(DeviceGemm<T> const& first) {
+  return first.row_begin == 0 && first.x_first == 0 && first.out_first == 0 &&
+         first.input_weights == nullptr;
 }
 
 }  // namespace kmoe::detail

@@ -11,7 +11,8 @@ namespace {
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 // Forms of the experts. The second of each list is what the transformers library holds in memory
-// and writes with save_original_format=False.
+// and writes with save_original_format=False; that of Llama 4 is what its quantized checkpoints
+// have.
 constexpr ExpertForm fused{.gate = "experts.gate_up_proj", .down = "experts.down_proj"};
 constexpr std::array proj_forms{ExpertForm{.gate = "experts.{}.gate_proj.weight",
                                            .up = "experts.{}.up_proj.weight",
@@ -24,7 +25,8 @@ constexpr std::array w123_forms{ExpertForm{.gate = "experts.{}.w1.weight",
 constexpr std::array granite_forms{
     ExpertForm{.gate = "input_linear.weight", .down = "output_linear.weight"}, fused};
 constexpr std::array llama4_forms{
-    ExpertForm{.gate = "experts.gate_up_proj", .down = "experts.down_proj", .transposed = true}};
+    ExpertForm{.gate = "experts.gate_up_proj", .down = "experts.down_proj", .transposed = true},
+    proj_forms.front()};
 constexpr std::array gpt_oss_forms{ExpertForm{.gate = "experts.gate_up_proj_blocks",
                                               .down = "experts.down_proj_blocks",
                                               .gate_scales = "experts.gate_up_proj_scales",

@@ -308,4 +308,11 @@ json make_quantization(QuantScheme const& s) {
               {"format", format}}}}}};
 }
 
+json gpt_oss_quantization() {
+  return {
+      {"quant_method", "mxfp4"},
+      {"modules_to_not_convert",
+       {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"}}};
+}
+
 }  // namespace kmoe::io::detail

@@ -41,5 +41,7 @@ QuantConfig read_quantization(nlohmann::json const& object, std::string const& p
 /// readers of checkpoints know: fp8 and mxfp8 as DeepSeek, nvfp4_a4 as modelopt, mxfp4 as Quark,
 /// all else as compressed-tensors. \throws Unsupported for fnuz codes
 nlohmann::json make_quantization(QuantScheme const& scheme);
+/// That of gpt-oss' checkpoints, whose scheme is mxfp4.
+nlohmann::json gpt_oss_quantization();
 
 }  // namespace kmoe::io::detail

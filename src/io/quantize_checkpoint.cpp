@@ -7,6 +7,7 @@
 #include <deque>
 #include <fstream>
 #include <set>
+#include <tuple>
 
 #include <kmoe/core/error.hpp>
 #include <kmoe/io/quantize.hpp>
@@ -20,12 +21,31 @@ namespace {
 using Host = Kokkos::DefaultHostExecutionSpace;
 using detail::ExpertForm;
 
-/// A tensor that is copied, or an expert that is quantized.
+constexpr index_t all_experts = -1;
+
+/// A tensor that is copied, or an expert that is quantized, or all of a block in one tensor.
 struct Unit {
   TensorView const* tensor = nullptr;
   MoeBlock const* block = nullptr;
   index_t expert = 0;
 };
+
+/// What quantized checkpoints of the model type look like.
+ExpertForm const& quantized_form(detail::ModelConfig const& model, QuantScheme const& scheme,
+                                 std::filesystem::path const& directory) {
+  auto const forms = model.row->forms;
+  auto const blocks = std::ranges::find_if(forms, &ExpertForm::mxfp4);
+  if (blocks != forms.end()) {
+    if (scheme == quant_scheme("mxfp4")) return *blocks;
+    throw Unsupported(directory.string() + ": quantized experts of " + model.model_type +
+                      " lie in one tensor, for which only mxfp4 is known, found " +
+                      to_string(scheme));
+  }
+  auto const each = std::ranges::find_if(forms, &ExpertForm::per_expert);
+  if (each != forms.end()) return *each;
+  throw Unsupported(directory.string() + ": experts of " + model.model_type +
+                    " lie in one tensor, for which no quantized form is known");
+}
 
 /// Tensors of one file and the memory of those that are made.
 struct Shard {
@@ -123,6 +143,7 @@ struct CheckpointQuantizer::Impl {
   std::filesystem::path directory, out;
   detail::QuantConfig config;
   nlohmann::json quantization;
+  ExpertForm const* form = nullptr;  ///< of `out`
   std::vector<std::vector<Unit>> shards;
 
   [[nodiscard]] std::filesystem::path file(index_t shard) const {
@@ -133,14 +154,18 @@ struct CheckpointQuantizer::Impl {
     return out / ("model-" + number(static_cast<std::size_t>(shard) + 1) + "-of-" +
                   number(shards.size()) + ".safetensors");
   }
-  /// The linear layers of an expert.
-  [[nodiscard]] std::vector<std::string> modules(Unit const& unit) const {
+  [[nodiscard]] detail::BlockNames names(MoeBlock const& block) const {
     auto const& impl = *checkpoint.impl_;
-    auto const names = detail::find_names(impl.store, impl, impl.layers, *unit.block);
-    ExpertForm const& form = impl.row->forms.front();
-    return {names.module(form.gate, unit.expert), names.module(form.up, unit.expert),
-            names.module(form.down, unit.expert)};
+    return detail::find_names(impl.store, impl, impl.layers, block);
   }
+  /// The dense weights of an expert, as the checkpoint orders their rows.
+  [[nodiscard]] ExpertWeights<Host, float> weights(MoeBlock const& block, index_t expert) const {
+    return load_weights<Host, float>(Host(), checkpoint, block, std::span(&expert, 1)).experts;
+  }
+  /// The linear layers of an expert.
+  void add_expert(Shard& content, Unit const& unit, std::vector<TensorError>& errors) const;
+  /// The blocks and scales of all experts.
+  void add_blocks(Shard& content, MoeBlock const& block, std::vector<TensorError>& errors) const;
 };
 
 CheckpointQuantizer::CheckpointQuantizer(Checkpoint const& checkpoint,
@@ -153,12 +178,10 @@ CheckpointQuantizer::CheckpointQuantizer(Checkpoint const& checkpoint,
     throw Unsupported(directory.string() + ": is quantized already, as " +
                       to_string(source.quantization.scheme));
   }
-  ExpertForm const& form = source.row->forms.front();
-  if (!form.per_expert()) {
-    throw Unsupported(directory.string() + ": experts of " + source.model_type +
-                      " lie in one tensor, for which no quantized form is known");
-  }
-  Impl impl{checkpoint, directory, out, {}, detail::make_quantization(scheme), {}};
+  ExpertForm const& form = quantized_form(source, scheme, directory);
+  bool const stacked = !form.per_expert();
+  Impl impl{checkpoint, directory, out, {}, detail::make_quantization(scheme), &form, {}};
+  if (stacked) impl.quantization = detail::gpt_oss_quantization();
   impl.config = detail::read_quantization({{"quantization_config", impl.quantization}},
                                           "kmoe::io::CheckpointQuantizer");
   std::error_code error;
@@ -174,8 +197,9 @@ CheckpointQuantizer::CheckpointQuantizer(Checkpoint const& checkpoint,
   std::vector<Unit> units;
   for (MoeBlock const& block : checkpoint.blocks()) {
     auto const names = detail::find_names(source.store, source, source.layers, block);
+    if (stacked) units.push_back({nullptr, &block, all_experts});
     for (index_t e = 0; e < block.config.num_experts; ++e) {
-      units.push_back({nullptr, &block, e});
+      if (!stacked) units.push_back({nullptr, &block, e});
       for (std::string_view const part : {names.form->gate, names.form->up, names.form->down}) {
         if (!part.empty()) replaced.insert(names.expert(part, e));
       }
@@ -191,7 +215,8 @@ CheckpointQuantizer::CheckpointQuantizer(Checkpoint const& checkpoint,
     std::size_t const bytes = c == nullptr
                                   ? unit.tensor->bytes.size()
                                   : std::size_t{3} * static_cast<std::size_t>(c->hidden_size) *
-                                        static_cast<std::size_t>(c->intermediate_size);
+                                        static_cast<std::size_t>(c->intermediate_size) *
+                                        static_cast<std::size_t>(stacked ? c->num_experts : 1);
     if (used + bytes > shard_bytes) {
       impl.shards.emplace_back();
       used = 0;
@@ -206,9 +231,62 @@ index_t CheckpointQuantizer::num_shards() const {
   return static_cast<index_t>(impl_->shards.size());
 }
 
+void CheckpointQuantizer::Impl::add_expert(Shard& content, Unit const& unit,
+                                           std::vector<TensorError>& errors) const {
+  auto const experts = weights(*unit.block, unit.expert);
+  auto const inner = static_cast<std::size_t>(unit.block->config.intermediate_size);
+  auto const hidden = static_cast<std::size_t>(unit.block->config.hidden_size);
+  using View =
+      Kokkos::View<float const***, Kokkos::LayoutRight, Kokkos::HostSpace, Kokkos::MemoryUnmanaged>;
+  auto const name = names(*unit.block);
+  float const* const gate = experts.gate_up.data();
+  for (auto const& [part, data, rows, columns] :
+       {std::tuple(form->gate, gate, inner, hidden),
+        std::tuple(form->up, gate + inner * hidden, inner, hidden),
+        std::tuple(form->down, experts.down.data(), hidden, inner)}) {
+    Tensor3<float, Host> const w(name.module(part, unit.expert), 1, rows, columns);
+    Kokkos::deep_copy(w, View(data, 1, rows, columns));
+    auto const q = quantize(w, config.scheme);
+    add_layer(content, w.label(), config.names, q);
+    errors.push_back(error_of(w.label(), w, dequantize(q)));
+  }
+}
+
+void CheckpointQuantizer::Impl::add_blocks(Shard& content, MoeBlock const& block,
+                                           std::vector<TensorError>& errors) const {
+  auto const name = names(block);
+  for (bool const down : {false, true}) {
+    auto const codes_name = name.expert(down ? form->down : form->gate, 0);
+    std::vector<std::byte> codes, scales;
+    std::int64_t rows = 0, blocks = 0;
+    for (index_t e = 0; e < block.config.num_experts; ++e) {
+      auto const experts = weights(block, e);
+      auto const& given = down ? experts.down : experts.gate_up;
+      Tensor3<float, Host> const w(codes_name + "[" + std::to_string(e) + "]", 1, given.extent(1),
+                                   given.extent(2));
+      Kokkos::deep_copy(w, given);
+      auto const q = quantize(w, config.scheme);
+      errors.push_back(error_of(w.label(), w, dequantize(q)));
+      rows = q.rows();
+      blocks = q.blocks();
+      auto const* const from = reinterpret_cast<std::byte const*>(q.codes.data());
+      auto const width = static_cast<std::int64_t>(q.codes.extent(2));
+      for (std::int64_t r = 0; r < rows; ++r) {  // rows of whole blocks
+        codes.insert(codes.end(), from + r * width, from + (r + 1) * width);
+        codes.resize(codes.size() + static_cast<std::size_t>(blocks * 16 - width));
+      }
+      auto const of_expert = bytes_of(q.scale_codes.data(), q.scale_codes.size());
+      scales.insert(scales.end(), of_expert.begin(), of_expert.end());
+    }
+    std::int64_t const count = block.config.num_experts;
+    content.add(codes_name, "U8", {count, rows, blocks, 16}, std::move(codes));
+    content.add(name.expert(down ? form->down_scales : form->gate_scales, 0), "U8",
+                {count, rows, blocks}, std::move(scales));
+  }
+}
+
 std::vector<TensorError> CheckpointQuantizer::write_shard(index_t shard) const {
   Impl const& impl = *impl_;
-  detail::QuantConfig const& config = impl.config;
   std::vector<TensorError> errors;
   Shard content;
   for (Unit const& unit : impl.shards.at(static_cast<std::size_t>(shard))) {
@@ -216,25 +294,10 @@ std::vector<TensorError> CheckpointQuantizer::write_shard(index_t shard) const {
       content.views.push_back(*unit.tensor);
       continue;
     }
-    auto const experts =
-        load_weights<Host, float>(Host(), impl.checkpoint, *unit.block, std::span(&unit.expert, 1))
-            .experts;
-    auto const inner = static_cast<std::size_t>(unit.block->config.intermediate_size);
-    auto const hidden = static_cast<std::size_t>(unit.block->config.hidden_size);
-    float const* const up = experts.gate_up.data() + inner * hidden;
-    using View = Kokkos::View<float const***, Kokkos::LayoutRight, Kokkos::HostSpace,
-                              Kokkos::MemoryUnmanaged>;
-    View const matrices[] = {View(experts.gate_up.data(), 1, inner, hidden),
-                             View(up, 1, inner, hidden),
-                             View(experts.down.data(), 1, hidden, inner)};
-    auto const modules = impl.modules(unit);
-    for (int i = 0; i < 3; ++i) {
-      Tensor3<float, Host> const w(modules[static_cast<std::size_t>(i)], 1, matrices[i].extent(1),
-                                   matrices[i].extent(2));
-      Kokkos::deep_copy(w, matrices[i]);
-      auto const q = quantize(w, config.scheme);
-      add_layer(content, w.label(), config.names, q);
-      errors.push_back(error_of(w.label(), w, dequantize(q)));
+    if (unit.expert == all_experts) {
+      impl.add_blocks(content, *unit.block, errors);
+    } else {
+      impl.add_expert(content, unit, errors);
     }
   }
   write_safetensors(impl.file(shard), content.views);

@@ -168,8 +168,7 @@ struct MoeLayer<E, T>::Impl {
             user_ids.data(), user_ids.size()));
     reset_counters(exec);
     log_level = detail::log_level();  // valid: check_layer() has looked
-    summary_path = detail::summary_path();
-    profiling = !summary_path.empty();
+    profiling = summary.open([this] { return describe(); });
     if (log_level != detail::LogLevel::off) {
       std::string text = "layer built: chunk=" + std::to_string(shape.chunk) +
                          " workspace_bytes=" + std::to_string(workspace.bytes()) +
@@ -182,17 +181,7 @@ struct MoeLayer<E, T>::Impl {
     }
   }
 
-  ~Impl() {
-    // After Kokkos::finalize the counters are gone, and a destructor has nobody to throw to.
-    if (summary_path.empty() || !Kokkos::is_initialized()) return;
-    try {
-      detail::add_to_summary(
-          summary_path, {config, std::string(to_string(data_type_of<T>)), comm.rank(), comm.size(),
-                         forward_calls, workspace.bytes(), weight_bytes(), phases, report()});
-    } catch (std::exception const& error) {
-      detail::log_line(comm.rank(), error.what());
-    }
-  }
+  ~Impl() = default;
   Impl(Impl const&) = delete;
   Impl& operator=(Impl const&) = delete;
 
@@ -200,6 +189,14 @@ struct MoeLayer<E, T>::Impl {
 
   [[nodiscard]] std::size_t weight_bytes() const {
     return experts.weight_bytes() + shared.weight_bytes();
+  }
+
+  [[nodiscard]] detail::LayerSummary describe() const {
+    return {config,         std::string(to_string(data_type_of<T>)),
+            comm.rank(),    comm.size(),
+            forward_calls,  workspace.bytes(),
+            weight_bytes(), phases,
+            report()};
   }
 
   [[nodiscard]] LayerReport report() const {
@@ -454,7 +451,7 @@ struct MoeLayer<E, T>::Impl {
   detail::PhaseTotals phases{};
   offset_t forward_calls = 0;
   detail::LogLevel log_level = detail::LogLevel::off;
-  std::string summary_path;
+  detail::PendingSummary summary;  // the last: it describes the others
 };
 
 template <ExecutionSpace E, Element T>

@@ -2,15 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 #include "layer/summary.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include <kmoe/core/config.hpp>
 #include <kmoe/core/error.hpp>
 #include <nlohmann/json.hpp>
+
+#include "core/log.hpp"
 
 namespace kmoe::detail {
 namespace {
@@ -45,28 +50,73 @@ Json to_json(LayerSummary const& layer) {
 
 }  // namespace
 
-std::string summary_path() {
-  char const* const value = std::getenv("KMOE_SUMMARY");
-  return value == nullptr ? "" : value;
+/// All that is written and to be written. Never destroyed: layers may outlive static objects.
+struct Summaries {
+  std::mutex mutex;
+  std::vector<PendingSummary*> pending;  // in the order of their layers' construction
+  std::map<std::string, Json> files;
+
+  static Summaries& get() {
+    static auto& instance = *new Summaries;
+    return instance;
+  }
+
+  /// Adds a layer and writes the file anew, so that it is complete when the last layer has gone.
+  /// "%r" in the path becomes the rank; without it only rank 0 writes.
+  void write(PendingSummary& summary) noexcept {
+    std::erase(pending, &summary);
+    // After Kokkos::finalize the counters are gone.
+    if (!Kokkos::is_initialized()) return;
+    index_t rank = 0;
+    try {
+      auto const layer = summary.describe_();
+      rank = layer.rank;
+      auto path = summary.path_;
+      if (auto const at = path.find("%r"); at != std::string::npos) {
+        path.replace(at, 2, std::to_string(rank));
+      } else if (rank != 0) {
+        return;
+      }
+      auto& json = files[path];
+      if (json.is_null())
+        json = {{"kmoe", KMOE_VERSION}, {"rank", rank}, {"layers", Json::array()}};
+      json["layers"].push_back(to_json(layer));
+      std::ofstream file(path);
+      file << json.dump(1) << "\n";
+      file.close();
+      if (!file) throw IoError("KMOE_SUMMARY: " + path + " can not be written");
+    } catch (std::exception const& error) {
+      log_line(rank, error.what());
+    }
+  }
+
+  static void write_all() noexcept {
+    auto& all = get();
+    std::scoped_lock const lock(all.mutex);
+    while (!all.pending.empty()) all.write(*all.pending.front());
+  }
+};
+
+bool PendingSummary::open(std::function<LayerSummary()> describe) {
+  char const* const path = std::getenv("KMOE_SUMMARY");
+  if (path == nullptr || *path == '\0') return false;
+  path_ = path;
+  describe_ = std::move(describe);
+  auto& all = Summaries::get();
+  std::scoped_lock const lock(all.mutex);
+  [[maybe_unused]] static bool const hooked = [] {
+    Kokkos::push_finalize_hook(Summaries::write_all);
+    std::atexit(Summaries::write_all);
+    return true;
+  }();
+  all.pending.push_back(this);
+  return true;
 }
 
-void add_to_summary(std::string path, LayerSummary const& layer) {
-  if (auto const at = path.find("%r"); at != std::string::npos) {
-    path.replace(at, 2, std::to_string(layer.rank));
-  } else if (layer.rank != 0) {
-    return;
-  }
-  static std::mutex mutex;
-  static std::map<std::string, Json> files;
-  std::scoped_lock const lock(mutex);
-  auto& json = files[path];
-  if (json.is_null())
-    json = {{"kmoe", KMOE_VERSION}, {"rank", layer.rank}, {"layers", Json::array()}};
-  json["layers"].push_back(to_json(layer));
-  std::ofstream file(path);
-  file << json.dump(1) << "\n";
-  file.close();
-  if (!file) throw IoError("KMOE_SUMMARY: " + path + " can not be written");
+PendingSummary::~PendingSummary() {
+  auto& all = Summaries::get();
+  std::scoped_lock const lock(all.mutex);
+  if (std::ranges::count(all.pending, this) > 0) all.write(*this);
 }
 
 }  // namespace kmoe::detail

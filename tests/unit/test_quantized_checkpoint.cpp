@@ -167,6 +167,71 @@ TEST(QuantizedCheckpoint, is_quantized_once_and_elsewhere) {
                Unsupported);
 }
 
+/// The experts of the first block, all of them.
+Weights first_block(std::filesystem::path const& directory) {
+  io::Checkpoint const checkpoint(directory);
+  EXPECT_TRUE(checkpoint.unused_tensors().empty()) << checkpoint.unused_tensors().front();
+  auto const& block = checkpoint.blocks().front();
+  std::vector<index_t> ids(std::size_t(block.config.num_experts));
+  std::iota(ids.begin(), ids.end(), 0);
+  return io::load_weights<Space, float>(Space(), checkpoint, block, ids);
+}
+
+// Experts that lie in one tensor: llama4 is written expert by expert, gpt-oss as its own blocks,
+// rows of 20 padded to 32.
+TEST(QuantizedCheckpoint, stacked_experts_take_the_form_that_checkpoints_have) {
+  std::filesystem::path const golden(KMOE_GOLDEN_DIR);
+  for (auto const& [model, formats] : {std::pair<char const*, std::vector<std::string>>(
+                                           "llama4_text", {"fp8_channel", "int4", "nvfp4_a4"}),
+                                       {"gpt_oss_variant", {"mxfp4"}}}) {
+    auto const dense = first_block(golden / model).experts;
+    for (auto const& format : formats) {
+      SCOPED_TRACE(model + (" " + format));
+      auto const scheme = quant_scheme(format);
+      TemporaryDirectory const out;
+      io::CheckpointQuantizer const quantizer(io::Checkpoint(golden / model), golden / model,
+                                              scheme, out.path(), 3000);
+      std::size_t matrices = 0;
+      for (index_t shard = 0; shard < quantizer.num_shards(); ++shard) {
+        matrices += quantizer.write_shard(shard).size();
+      }
+      quantizer.write_rest();
+      bool const each = model != std::string("gpt_oss_variant");
+      auto const blocks = io::Checkpoint(out.path()).blocks().size();
+      EXPECT_EQ(matrices, blocks * dense.gate_up.extent(0) * (each ? 3 : 2));
+      EXPECT_EQ(
+          io::TensorStore(out.path()).find("model.layers.0.mlp.experts.gate_up_proj_blocks") !=
+              nullptr,
+          !each);
+
+      auto const loaded = first_block(out.path()).experts;
+      ASSERT_TRUE(loaded.quantized());
+      EXPECT_EQ(loaded.layout, dense.layout);
+      EXPECT_EQ(loaded.gate_up_bias.size(), dense.gate_up_bias.size());
+      auto const gate_up = dequantize(quantize(dense.gate_up, scheme, each ? 2 : 1));
+      auto const down = dequantize(quantize(dense.down, scheme));
+      for (auto const& [got, wanted] : {std::pair(dequantize(loaded.quantized_gate_up), gate_up),
+                                        std::pair(dequantize(loaded.quantized_down), down)}) {
+        ASSERT_EQ(got.size(), wanted.size());
+        for (std::size_t i = 0; i < got.size(); ++i) {
+          ASSERT_NEAR(got.data()[i], wanted.data()[i], 2e-7 * std::abs(wanted.data()[i]));
+        }
+      }
+    }
+  }
+  TemporaryDirectory const out;
+  for (auto const& [model, format] :
+       {std::pair("granitemoe", "mxfp4"), std::pair("gpt_oss_variant", "fp8_block")}) {
+    try {
+      io::CheckpointQuantizer(io::Checkpoint(golden / model), golden / model, quant_scheme(format),
+                              out.path());
+      ADD_FAILURE() << model;
+    } catch (Unsupported const& error) {
+      EXPECT_NE(std::string(error.what()).find("lie in one tensor"), std::string::npos);
+    }
+  }
+}
+
 /// Replaces each linear layer of `modules` by what `make` makes of its name and extents.
 template <class Make>
 void replace_layers(CheckpointFiles& files, std::string const& part, Make const& make) {

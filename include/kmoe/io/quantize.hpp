@@ -27,17 +27,19 @@ struct TensorError {
 
 /// From a checkpoint with dense weights to one in which the routed experts of its MoE blocks are
 /// quantized, in the tensors and the quantization_config that other readers of the format know
-/// (DeepSeek's fp8 and mxfp8, modelopt's nvfp4_a4, Quark's mxfp4, else compressed-tensors). All
-/// other tensors are copied. The files are the same for any division of the shards.
+/// (DeepSeek's fp8 and mxfp8, modelopt's nvfp4_a4, Quark's mxfp4, else compressed-tensors). Llama
+/// 4's experts, which lie in one tensor, become one linear layer each, and those of gpt-oss its own
+/// mxfp4 blocks. All other tensors are copied. The files are the same for any division of the
+/// shards.
 ///
 /// Shards can be written by different processes at the same time; one of them writes the rest.
 class CheckpointQuantizer {
  public:
   /// Plans the files; reads no weights. Creates `out` if it is missing.
   /// \param shard_bytes about the size of a file
-  /// \throws Unsupported for a checkpoint that is quantized, experts that the model type stores in
-  ///         one tensor only, or a format that checkpoints do not have; InvalidArgument if `out` is
-  ///         the checkpoint's own directory
+  /// \throws Unsupported for a checkpoint that is quantized, a model type whose checkpoints have no
+  ///         quantized form that is read here (granitemoe; gpt_oss but mxfp4), or a format that
+  ///         checkpoints do not have; InvalidArgument if `out` is the checkpoint's own directory
   CheckpointQuantizer(Checkpoint const& checkpoint, std::filesystem::path const& directory,
                       QuantScheme const& scheme, std::filesystem::path const& out,
                       std::size_t shard_bytes = std::size_t{4} << 30);

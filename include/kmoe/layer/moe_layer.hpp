@@ -59,8 +59,9 @@ struct WorkspaceMemory {
 /// within the latter its phases (shared, route, dispatch, experts, combine, named alike); what was
 /// begun ends also when an error is thrown.
 /// The environment variable KMOE_LOG (info, debug) asks for lines on stderr, KMOE_SUMMARY=FILE for
-/// a JSON file about the layers of a process, written when they end ("%r" in FILE is the rank;
-/// without it rank 0 writes; implies profiling). Nothing is printed or written otherwise.
+/// a JSON file about the layers of a process, each written when it ends, or else when Kokkos or the
+/// process do ("%r" in FILE is the rank; without it rank 0 writes; implies profiling). Nothing is
+/// printed or written otherwise.
 ///
 /// Reproducibility: y is bitwise the same for any number of ranks, placement, dispatcher, id space,
 /// chunk size and split of the tokens, on one backend, element type and instruction set.
@@ -133,7 +134,7 @@ class MoeLayer {
                                       index_t max_tokens_per_rank, bool gated,
                                       QuantScheme const& experts = {},
                                       QuantScheme const& shared = {});
-  /// Bytes of the repacked weights held by the layer on this rank.
+  /// Bytes of the experts' weights on this rank: repacked on a host, as given on a device.
   [[nodiscard]] std::size_t weight_bytes() const;
   /// Tokens per rank that are in flight at once (see MoeConfig::workspace_limit_bytes).
   [[nodiscard]] index_t chunk_tokens() const;

@@ -12,31 +12,10 @@
 
 namespace kmoe::device::sm90 {
 
-enum class Operand { bf16, f16 };
+enum class Operand { bf16, f16, e4m3 };  // e4m3: of the instruction alone
 enum class Act { identity, silu, gelu_erf, gelu_tanh, relu, relu2, swiglu_oai };
 /// Where gates and ups lie among the rows of a matrix; `none`: it has no gates.
 enum class Halves { none, gate_first, up_first, interleaved };
-
-/// How weights are written. The formats of four bits: two codes in a byte, the even k in its low
-/// half; with them Operand is bf16.
-enum class Format {
-  plain,      ///< elements of Operand
-  mxfp4,      ///< e2m1, an e8m0 scale per 32 of k
-  nvfp4,      ///< e2m1, an e4m3 scale per 16 of k and a float per part of a matrix
-  int4,       ///< code - 8, a float scale per 128 of k
-  int4_zero,  ///< code - zero point, and a zero point per 128 of k
-};
-
-/// Where codes and scales of such a matrix lie. Pitches in bytes.
-struct PackedScales {
-  int code_pitch;              ///< of the rows of Product::b
-  std::uint8_t const* scales;  ///< [groups, features], rows of scale_pitch
-  int scale_pitch;
-  std::uint8_t const* zeros;  ///< [groups, features], rows of zero_pitch; or null
-  int zero_pitch;
-  float const* part_scales;  ///< [groups, parts] or null
-  int part_rows, parts;
-};
 
 /// out[r, :] = w * act(in[...] . B_g^T + bias_g) for the rows r of each group g.
 struct Product {
@@ -64,8 +43,6 @@ struct Work {
   std::int64_t rows;        ///< no more rows than these
   std::int64_t tokens;      ///< rows of the first `in`: no group has more, if ids are distinct
   std::uint32_t* counters;  ///< num_counters() zeros, and zeros again afterwards; two products
-  Format format;
-  PackedScales packed[2];  ///< of the products, unless plain
 
   // Stages of an MLP beside the products. First, what is instead of offsets and slots: ids that are
   // grouped here, by a stable counting sort whose result is told.

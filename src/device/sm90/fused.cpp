@@ -20,10 +20,10 @@ void launch_width(Operand operand, cudaStream_t stream, Launch const& what, int 
 
 }  // namespace
 
-bool fused_takes(Launch const& what) {
+bool fused_takes(Work const& what) {
   Product const& up = what.products[0];
   Product const& down = what.products[1];
-  return what.count == 2 && what.sides.ids == nullptr && up.halves != Halves::none && up.k <= 256 &&
+  return what.count == 2 && what.ids == nullptr && up.halves != Halves::none && up.k <= 256 &&
          down.features == up.k && down.halves == Halves::none && down.act == Act::identity &&
          (up.gather || what.slots == nullptr);
 }

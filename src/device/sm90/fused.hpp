@@ -43,9 +43,12 @@ struct FusedTile {
   static constexpr int rows = x_bytes + units * unit_bytes;  // int [2][tokens]
   static constexpr int barriers = rows + 2 * tokens * 4;     // full, empty; of x: full, empty
   static constexpr int tables = barriers + (2 * units + 2) * 8;
-  static int bytes(int groups) { return 1024 + tables + bytes_of_tables(groups); }
+  static constexpr int bytes(int groups, bool grouping) {
+    return 1024 + tables + bytes_of_tables(groups, grouping);
+  }
   static_assert(Width * row_bytes <= unit_bytes);
-  static_assert(1024 + tables + bytes_of_tables(max_groups) <= shared_limit);
+  static_assert(bytes(max_groups, false) <= shared_limit);
+  static_assert(bytes(max_grouped_groups, true) <= shared_limit);
 };
 
 template <class Tile>

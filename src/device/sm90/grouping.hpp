@@ -84,6 +84,50 @@ __device__ inline void place_slots(Sides const& what, int groups, std::uint16_t 
   }
 }
 
+/// All of it for no more slots than a warp has lanes and a tile rows: each warp knows them all, and
+/// the block waits for itself once.
+__device__ inline void group_few(Sides const& what, int groups, int* first_tile, int* first_row,
+                                 std::uint16_t* slots, std::int16_t* rows) {
+  int const lane = threadIdx.x % 32;
+  int own = lane < what.num_slots ? what.ids[lane] : -1;
+  if (own >= groups) own = -1;
+  std::uint32_t const lower = (1U << lane) - 1, same = __match_any_sync(~0U, own);
+  std::uint32_t const firsts = __ballot_sync(~0U, own >= 0 && (same & lower) == 0);
+  bool const tells = blockIdx.x == 0;
+  for (int begin = threadIdx.x - lane; begin <= groups; begin += blockDim.x) {
+    int const g = begin + lane;
+    int tile = 0, row = 0, size = 0;
+    for (int slot = 0; slot < what.num_slots; ++slot) {
+      int const id = __shfl_sync(~0U, own, slot);
+      bool const below = id >= 0 && id < g;
+      row += below;
+      tile += below && (firsts >> slot & 1) != 0;
+      size += id == g;
+    }
+    if (g > groups) continue;
+    first_tile[g] = tile;
+    first_row[g] = row;
+    if (!tells) continue;
+    what.offsets[g] = row;
+    if (g < groups && what.rows_per_group != nullptr) what.rows_per_group[g] += size;
+  }
+  if (threadIdx.x < 32) {
+    int row = __popc(same & lower);
+    for (int slot = 0; slot < what.num_slots; ++slot) {
+      int const id = __shfl_sync(~0U, own, slot);
+      row += id >= 0 && id < own;
+    }
+    if (own < 0) row = -1;
+    if (lane < what.num_slots) {
+      if (row >= 0) slots[row] = static_cast<std::uint16_t>(lane);
+      rows[lane] = static_cast<std::int16_t>(row);
+      if (tells) what.row_of_slot[lane] = row;
+      if (tells && row >= 0) what.slots[row] = lane;
+    }
+  }
+  __syncthreads();
+}
+
 /// Cuts the groups into tiles of up to Tokens rows, and groups the slots before, if that is to be
 /// done here. All threads of a block; shared memory: `tables` of bytes_of_tables(), `scratch` of
 /// two bytes for each group and warp.
@@ -96,42 +140,46 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
   auto* const short_rows = reinterpret_cast<std::int16_t*>(short_slots + max_grouped);
   auto* const counts = reinterpret_cast<std::uint16_t*>(scratch);
   bool const grouping = launch.sides.ids != nullptr;
-  OwnSlots own;
-  if (grouping) {
-    count_slots(launch.sides, launch.groups, counts, first_row, own);
+  if (grouping && launch.sides.num_slots <= (Tokens < 32 ? Tokens : 32)) {
+    group_few(launch.sides, launch.groups, first_tile, first_row, short_slots, short_rows);
   } else {
-    for (int g = threadIdx.x; g <= launch.groups; g += blockDim.x) {
-      first_row[g] = static_cast<int>(min(launch.offsets[g], launch.max_rows));
-    }
-  }
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    int const lane = threadIdx.x;
-    int tiles_before = 0, rows_before = 0;
-    for (int begin = 0; begin < launch.groups; begin += 32) {
-      int const g = begin + lane;
-      bool const there = g < launch.groups;
-      int const rows = !there ? 0 : grouping ? first_row[g] : first_row[g + 1] - first_row[g];
-      int const tiles = (rows + Tokens - 1) / Tokens;
-      int tile_sum = tiles, row_sum = rows;
-#pragma unroll
-      for (int d = 1; d < 32; d *= 2) {
-        int const t = __shfl_up_sync(~0U, tile_sum, d), r = __shfl_up_sync(~0U, row_sum, d);
-        if (lane >= d) tile_sum += t, row_sum += r;
+    OwnSlots own;
+    if (grouping) {
+      count_slots(launch.sides, launch.groups, counts, first_row, own);
+    } else {
+      for (int g = threadIdx.x; g <= launch.groups; g += blockDim.x) {
+        first_row[g] = static_cast<int>(min(launch.offsets[g], launch.max_rows));
       }
-      if (there) first_tile[g] = tiles_before + tile_sum - tiles;
-      if (there && grouping) first_row[g] = rows_before + row_sum - rows;
-      tiles_before += __shfl_sync(~0U, tile_sum, 31);
-      rows_before += __shfl_sync(~0U, row_sum, 31);
     }
-    if (lane == 0) first_tile[launch.groups] = tiles_before;
-    if (lane == 0 && grouping) first_row[launch.groups] = rows_before;
-  }
-  __syncthreads();
-  if (grouping) {
-    place_slots(launch.sides, launch.groups, counts, first_row, own, short_slots, short_rows);
-    proxy_fence();  // bulk copies will overwrite the scratch
     __syncthreads();
+    if (threadIdx.x < 32) {
+      int const lane = threadIdx.x;
+      int tiles_before = 0, rows_before = 0;
+      for (int begin = 0; begin < launch.groups; begin += 32) {
+        int const g = begin + lane;
+        bool const there = g < launch.groups;
+        int const rows = !there ? 0 : grouping ? first_row[g] : first_row[g + 1] - first_row[g];
+        int const tiles = (rows + Tokens - 1) / Tokens;
+        int tile_sum = tiles, row_sum = rows;
+#pragma unroll
+        for (int d = 1; d < 32; d *= 2) {
+          int const t = __shfl_up_sync(~0U, tile_sum, d), r = __shfl_up_sync(~0U, row_sum, d);
+          if (lane >= d) tile_sum += t, row_sum += r;
+        }
+        if (there) first_tile[g] = tiles_before + tile_sum - tiles;
+        if (there && grouping) first_row[g] = rows_before + row_sum - rows;
+        tiles_before += __shfl_sync(~0U, tile_sum, 31);
+        rows_before += __shfl_sync(~0U, row_sum, 31);
+      }
+      if (lane == 0) first_tile[launch.groups] = tiles_before;
+      if (lane == 0 && grouping) first_row[launch.groups] = rows_before;
+    }
+    __syncthreads();
+    if (grouping) {
+      place_slots(launch.sides, launch.groups, counts, first_row, own, short_slots, short_rows);
+      proxy_fence();  // bulk copies will overwrite the scratch
+      __syncthreads();
+    }
   }
   return {first_tile,
           first_row,

@@ -23,19 +23,17 @@ namespace kmoe::device::sm90 {
 
 template <class Tile>
 struct Block {
-  using TileType = Tile;
-  using Format = typename Tile::Format;
   static constexpr int Tokens = Tile::tokens, Stages = Tile::stages;
   Launch const& launch;
   std::uint32_t base;  // shared memory, a multiple of 1024
   char* memory;        // the same
   Schedule schedule;
 
-  static constexpr int lead = Tile::groups == 2 && Tokens >= 128 ? 2 : 0;  // in tiles of k
+  // In tiles of k: what the first group is ahead of the second.
+  static constexpr int lead = Tile::groups == 2 && Tokens >= 128 ? (Stages > 3 ? 2 : 1) : 0;
   using Sums = float[Tile::parts][Tile::sums / 2];
 
   __device__ std::uint32_t stage(int s) const { return base + s * Tile::stage_bytes; }
-  __device__ std::uint32_t side(int s) const { return base + Tile::sides + s * Tile::side_bytes; }
   __device__ std::uint32_t full(int s) const { return base + Tile::barriers + 8 * s; }
   __device__ std::uint32_t empty(int s) const { return full(Stages + s); }
   __device__ std::uint32_t* ready(int tile) const { return launch.counters + 3 + tile; }
@@ -50,14 +48,20 @@ struct Block {
   /// All threads.
   __device__ void make_schedule() {
     auto const tiles = [&](int p) {
-      return (launch.products[p].features + Tile::features - 1) / Tile::features;
+      return (launch.products[p].features + launch.widths[p] - 1) / launch.widths[p];
     };
     schedule = cut_groups<Tokens>(launch, memory + Tile::tables, memory, tiles(0),
                                   launch.count == 2 ? tiles(1) : 0);
   }
 
+  /// Features of a tile from `first` on that there are.
+  __device__ int features_from(Task const& task, int first) const {
+    int const width = launch.widths[task.product];
+    return min(width, launch.products[task.product].features - task.feature * width) - first;
+  }
+
   __device__ int k_tiles(int product) const {
-    constexpr int k = Tile::depth * tile_k;
+    constexpr int k = Tile::depth * Tile::row_k;
     return (launch.products[product].k + k - 1) / k;
   }
 
@@ -93,26 +97,29 @@ struct Block {
     Task task = hand_out(place, number);
     for (int turn = 1; task.product >= 0; ++turn) {
       Product const& product = launch.products[task.product];
-      CUtensorMap const* const map = &launch.maps[task.product];
       int const tiles = k_tiles(task.product);
       int const handed = handed_at(tiles);
+      int const first = task.feature * launch.widths[task.product];
+      int const bytes = launch.widths[task.product] * row_bytes;
+      CUtensorMap const* const inner_map = &launch.maps[task.product];
+      CUtensorMap const* const edge_map = &launch.edge_maps[task.product];
       Task next;
       for (int kt = 0; kt < tiles; ++kt) {
         if (kt == drawn_at(tiles)) number = draw(turn);
         if (kt == handed) next = hand_out(place, number);
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
         std::uint32_t const barrier = full(ring.stage);
-        barrier_arrive_expecting(barrier, Tile::weight_bytes);
+        barrier_arrive_expecting(barrier, Tile::depth * bytes);
 #pragma unroll
-        for (int copy = 0; copy < Tile::weight_bytes / Tile::copy_bytes; ++copy) {
-          constexpr int parts = Tile::features / Tile::copy_features;
-          int const part = copy % parts, k = (kt * Tile::depth + copy / parts) * tile_k;
-          std::uint32_t const to = stage(ring.stage) + copy * Tile::copy_bytes;
-          int const feature = task.feature * Tile::features + part * Tile::copy_features;
+        for (int sub = 0; sub < Tile::depth; ++sub) {
+          int const k = (kt * Tile::depth + sub) * Tile::row_k;
+          bool const edge = k == 0 || k + Tile::row_k >= product.k;
+          CUtensorMap const* const map = edge ? edge_map : inner_map;
+          std::uint32_t const to = stage(ring.stage) + sub * Tile::features * row_bytes;
           if (product.halves == Halves::none) {
-            tensor_copy_3d(to, map, barrier, k, feature, task.group);
+            tensor_copy_3d(to, map, barrier, k, first, task.group);
           } else {
-            tensor_copy_5d(to, map, barrier, k, 0, 0, feature / 16, task.group);
+            tensor_copy_5d(to, map, barrier, k, 0, 0, first / 16, task.group);
           }
         }
         ring.next();
@@ -120,13 +127,6 @@ struct Block {
       if (handed >= tiles) next = hand_out(place, number);
       task = next;
     }
-  }
-
-  /// The elements of x of a row.
-  __device__ std::uint16_t const* row_of_tokens(Product const& product, int row) const {
-    int const from = product.gather ? schedule.slot(row) : row;
-    int const divisor = schedule.has_slots() && product.gather ? launch.slots_per_row : 1;
-    return static_cast<std::uint16_t const*>(product.in) + std::int64_t{from / divisor} * product.k;
   }
 
   /// For whole warps: the next tile of this block.
@@ -139,8 +139,22 @@ struct Block {
     return task;
   }
 
+  // What blocks derived from this one replace, see fp8_kernel.hpp, packed_kernel.hpp.
+  static constexpr int weight_threads = 1;               // of load_weights()
+  static constexpr int token_arrivals = loader_threads;  // at a stage, of all but thread 0
+  static constexpr bool finishes_together = false;       // the groups of a gated tile
+  __device__ int beside_rows(Task const&, std::uint32_t const*) const {
+    return 0;
+  }
+  __device__ void bring_beside_rows(int, int, int) const {}
+  template <Operand>
+  __device__ bool finish_gated(Sums&, Task const&, int, int) const {
+    return false;
+  }
+
   /// Warps 1 to 3: the token rows of every tile. Eight lanes bring 128 bytes of a row.
-  __device__ void load_tokens() {
+  template <Operand Type, class Self>
+  __device__ void load_tokens(Self& self) {
     constexpr int step = loader_threads / 8;  // rows that are brought at once
     constexpr int steps = (Tokens + step - 1) / step;
     constexpr int own_rows = (Tokens + loader_threads - 1) / loader_threads;
@@ -151,7 +165,7 @@ struct Block {
       return Tile::weight_bytes + row * row_bytes + ((piece ^ (row & 7)) << 4);
     };
     std::uint32_t const to[2] = {spot(first), spot(first + step)};
-    auto* const tables = reinterpret_cast<int*>(memory + Tile::rows);
+    auto* const tables = reinterpret_cast<std::uint32_t*>(memory + Tile::rows);
 
     int const last_row = schedule.first_row[schedule.groups] - 1;
     // Where the rows of the next tile lie is looked up while this one is on its way.
@@ -174,26 +188,28 @@ struct Block {
     for (int buffer = 0; next.product >= 0; buffer ^= 1) {
       Task const task = next;
       Product const& product = launch.products[task.product];
-      int* const table = tables + buffer * Tokens;
+      // Where each row begins, in 16 bytes; those that a thread brings lie together.
+      std::uint32_t* const table = tables + buffer * Tile::row_places;
+      auto const* const own = reinterpret_cast<uint4 const*>(table + first * Tile::own_places);
+      std::uint32_t const pitch = product.k / Tile::piece_k;
       int const divisor = schedule.has_slots() && product.gather ? launch.slots_per_row : 1;
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
         int const r = thread + n * loader_threads;
-        if (r < Tokens) table[r] = rows[n] / divisor;
+        if (r < Tokens) table[r % step * Tile::own_places + r / step] = rows[n] / divisor * pitch;
       }
       named_barrier(1, loader_threads);
-
-      std::uint32_t pieces[steps];  // where a row's piece begins, in 16 bytes
-      std::uint32_t const pitch = product.k / 8;
+      [[maybe_unused]] uint4 kept[Tile::own_places / 4];
+      if constexpr (Tile::rows_in_registers) {
 #pragma unroll
-      for (int n = 0; n < steps; ++n) {
-        if (first + n * step < Tokens) pieces[n] = table[first + n * step] * pitch + piece;
+        for (int n = 0; n < Tile::own_places / 4; ++n) kept[n] = own[n];
       }
       if (task.product == 1) {
         std::uint32_t const expected = schedule.features0 * Tile::groups;
         while (load_acquire(ready(task.tile)) < expected) __nanosleep(32);
       }
       auto const* const in = static_cast<uint4 const*>(product.in);
+      auto const beside = self.beside_rows(task, table);
       int const tiles = k_tiles(task.product);
       // The next tile is looked up while the last stages of this one are on their way. To hand it
       // out at a step, the weights need the rows of all but Stages - 1 steps up to it.
@@ -206,31 +222,35 @@ struct Block {
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
 #pragma unroll
         for (int sub = 0; sub < Tile::depth; ++sub) {
-          int const k = (kt * Tile::depth + sub) * tile_k;
+          int const k = (kt * Tile::depth + sub) * Tile::row_k;
           std::uint32_t const base = stage(ring.stage) + sub * Tokens * row_bytes;
           std::uint32_t const at[2] = {base + to[0], base + to[1]};
-          uint4 const* const from = in + k / 8;
+          uint4 const* const from = in + k / Tile::piece_k + piece;
           auto const bring = [&](auto const& copy) {
 #pragma unroll
-            for (int n = 0; n < steps; n += 2) {
+            for (int n = 0; n < steps; n += 4) {
               if (n * step >= task.count) break;
+              uint4 const four = Tile::rows_in_registers ? kept[n / 4] : own[n / 4];
+              std::uint32_t const pieces[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-              for (int m = n; m < n + 2 && m < steps; ++m) {
+              for (int m = n; m < n + 4 && m < steps; ++m) {
+                if (m % 2 == 0 && m * step >= task.count) break;
                 if (first + m * step < Tokens) {
-                  copy(at[m % 2] + m / 2 * 2 * step * row_bytes, from + pieces[m]);
+                  copy(at[m % 2] + m / 2 * 2 * step * row_bytes, from + pieces[m - n]);
                 }
               }
             }
           };
-          if (k + tile_k <= product.k) {
+          if (k + Tile::row_k <= product.k) {
             bring([](std::uint32_t to, void const* from) { copy_async_16(to, from); });
           } else {
-            bool const inside = k + piece * 8 < product.k;
+            bool const inside = k + piece * Tile::piece_k < product.k;
             bring([=](std::uint32_t to, void const* from) {
               inside ? copy_async_16(to, from) : copy_async_zeros_16(to, in);
             });
           }
         }
+        self.bring_beside_rows(beside, ring.stage, kt);
         copy_async_arrive(full(ring.stage));
         ring.next();
       }
@@ -243,8 +263,8 @@ struct Block {
 
   /// The sums of one tile: acc = B . X^T for N tokens.
   template <Operand Type, int N>
-  __device__ __forceinline__ void multiply_plain(Sums& acc, Ring<Stages>& ring, int group,
-                                                 int tiles, bool signals) {
+  __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group, int tiles,
+                                           bool signals) {
     int previous = -1;
     // The second group stays behind the first one: they finish their tiles one after the other.
     if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
@@ -257,13 +277,13 @@ struct Block {
       for (int step = 0; step < Tile::depth * tile_k / 16; ++step) {
         int const sub = step / (tile_k / 16), inner = step % (tile_k / 16);
         auto const left = matrix_descriptor(at + sub * Tile::features * row_bytes +
-                                            group * Tile::parts * Tile::copy_bytes) +
+                                            group * Tile::parts * Tile::part_bytes) +
                           2 * inner;
         auto const right =
             matrix_descriptor(at + Tile::weight_bytes + sub * Tokens * row_bytes) + 2 * inner;
 #pragma unroll
         for (int part = 0; part < Tile::parts; ++part) {
-          wgmma<Type, N>(acc[part], left + part * (Tile::copy_bytes >> 4), right, (kt | step) != 0);
+          wgmma<Type, N>(acc[part], left + part * (Tile::part_bytes >> 4), right, (kt | step) != 0);
         }
       }
       wgmma_commit();
@@ -281,56 +301,45 @@ struct Block {
     if (signals) barrier_arrive(empty(previous));
   }
 
-  template <Operand Type, int N>
-  __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group,
-                                           Task const& task, bool signals) {
-    if constexpr (Format::packed) {
-      Format::template multiply<Type, N>(*this, acc, ring, group, task, signals);
-    } else {
-      multiply_plain<Type, N>(acc, ring, group, k_tiles(task.product), signals);
+  /// For a group that has no features in a tile.
+  __device__ void pass_by(Ring<Stages>& ring, int group, int tiles, bool signals) {
+    if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
+    for (int kt = 0; kt < tiles; ++kt) {
+      barrier_wait(full(ring.stage), ring.phase);
+      __syncwarp();
+      if (signals) barrier_arrive(empty(ring.stage));
+      ring.next();
     }
   }
 
-  template <Operand Type>
-  __device__ __forceinline__ void multiply_any(Sums& acc, Ring<Stages>& ring, int group,
-                                               Task const& task, bool signals) {
-    constexpr int step = Format::column_step;
-#define KMOE_CASE(n)                                             \
-  if constexpr (n <= Tokens && (n % step == 0)) {                \
-    if (task.count > (n == step ? 8 : n - step)) {               \
-      return multiply<Type, n>(acc, ring, group, task, signals); \
-    }                                                            \
-  }
-    KMOE_CASE(192)
-    KMOE_CASE(160)
-    KMOE_CASE(128)
-    KMOE_CASE(120)
-    KMOE_CASE(112)
-    KMOE_CASE(104)
-    KMOE_CASE(96)
-    KMOE_CASE(88)
-    KMOE_CASE(80)
-    KMOE_CASE(72)
-    KMOE_CASE(64)
-    KMOE_CASE(56)
-    KMOE_CASE(48)
-    KMOE_CASE(40)
-    KMOE_CASE(32)
-    KMOE_CASE(24)
-    KMOE_CASE(16)
-    multiply<Type, 8>(acc, ring, group, task, signals);
-#undef KMOE_CASE
+  /// With the smallest N that `count` tokens need.
+  template <Operand Type, int N = Tokens>
+  __device__ __forceinline__ void multiply_some(Sums& acc, Ring<Stages>& ring, int group, int tiles,
+                                                bool signals, int count) {
+    constexpr int fewer = N - (N > 128 ? 16 : 8);
+    if constexpr (fewer > 0) {
+      if (count <= fewer) {
+        return multiply_some<Type, fewer>(acc, ring, group, tiles, signals, count);
+      }
+    }
+    multiply<Type, N>(acc, ring, group, tiles, signals);
   }
 
   template <Operand Type>
-  __device__ void consume(int group);
+  __device__ __forceinline__ void multiply_tile(Sums& acc, Ring<Stages>& ring, int group,
+                                                bool signals, Task const& task) {
+    multiply_some<Type>(acc, ring, group, k_tiles(task.product), signals, task.count);
+  }
+
+  template <Operand Type, class Self>
+  __device__ void consume(Self& self, int group);
   template <Operand Type>
   __device__ void add_rows(int barrier, int thread) const;
 };
 
 template <class Tile>
-template <Operand Type>
-__device__ void Block<Tile>::consume(int group) {
+template <Operand Type, class Self>
+__device__ void Block<Tile>::consume(Self& self, int group) {
   int const thread = threadIdx.x % group_threads, warp = thread / 32, lane = thread % 32;
   int const barrier = 2 + group;
   std::uint32_t const staging = base + Tile::staging + group * Tile::staging_bytes;
@@ -346,6 +355,18 @@ __device__ void Block<Tile>::consume(int group) {
     Product const& product = launch.products[task.product];
     bool const gated = product.halves != Halves::none;
     bool const weighted = product.weights != nullptr;
+    bool const tells = task.product == 0 ? launch.count == 2 : launch.sides.sums != nullptr;
+    auto const tell = [&] {
+      if (!tells || thread != 0) return;
+      add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
+    };
+    int const own_first = group * Tile::parts * Tile::part_features;
+    int const first_feature = task.feature * launch.widths[task.product] + own_first;
+    if (features_from(task, own_first) <= 0 && !(gated && Self::finishes_together)) {
+      pass_by(ring, group, k_tiles(task.product), lane == 0);
+      tell();
+      continue;
+    }
 
     float own_weights[own_rows];
     if (weighted) {
@@ -358,7 +379,7 @@ __device__ void Block<Tile>::consume(int group) {
       }
     }
 
-    multiply_any<Type>(acc, ring, group, task, lane == 0);
+    self.template multiply_tile<Type>(acc, ring, group, lane == 0, task);
 
     if (weighted) {
 #pragma unroll
@@ -370,15 +391,16 @@ __device__ void Block<Tile>::consume(int group) {
     }
 
     auto* const out = static_cast<std::uint16_t*>(product.out);
-    if (gated) {
-      constexpr int chunk = Tile::sums < 128 ? Tile::sums : Tile::sums % 128 == 0 ? 128 : 64;
-      constexpr int own = Tile::copy_features / 2;
+    if (gated && self.template finish_gated<Type>(acc, task, group, thread)) {
+      // It is.
+    } else if (gated) {
+      constexpr int most = Tile::staging_bytes / 64;
+      constexpr int chunk = Tile::sums < most ? Tile::sums : most;
+      constexpr int own = Tile::part_features / 2;
       int const width = product.features / 2;
 #pragma unroll
       for (int part = 0; part < Tile::parts; ++part) {
-        int const begin =
-            (task.feature * Tile::features + (group * Tile::parts + part) * Tile::copy_features) /
-            2;
+        int const begin = (first_feature + part * Tile::part_features) / 2;
         int const feature = begin + 8 * warp + lane / 4;
         float bias[2] = {0.0F, 0.0F};
         if (product.bias != nullptr && feature < width) {
@@ -396,7 +418,7 @@ __device__ void Block<Tile>::consume(int group) {
           for (int c = 0; c < Tile::sums; c += chunk) {
             if (c < task.count) {
 #pragma unroll
-              for (int j = c / 8; j < (c + chunk) / 8; j += 4) {
+              for (int j = c / 8; j < min(c + chunk, Tile::sums) / 8; j += 4) {
                 if (8 * j < task.count) {
                   std::uint32_t m[4];
 #pragma unroll
@@ -426,13 +448,13 @@ __device__ void Block<Tile>::consume(int group) {
         });
       }
     } else {
-      constexpr int chunk = Tile::sums < 64 ? Tile::sums : 64;
-      constexpr int own = Tile::copy_features, stores = chunk * 8 / group_threads;
+      constexpr int most = Tile::staging_bytes / 128;
+      constexpr int chunk = Tile::sums < most ? Tile::sums : most;
+      constexpr int own = Tile::part_features, stores = chunk * 8 / group_threads;
       int const width = product.features;
 #pragma unroll
       for (int part = 0; part < Tile::parts; ++part) {
-        int const begin =
-            task.feature * Tile::features + (group * Tile::parts + part) * Tile::copy_features;
+        int const begin = first_feature + part * Tile::part_features;
         int const feature = begin + 16 * warp + lane / 4;
         float bias[2] = {0.0F, 0.0F};
         if (product.bias != nullptr) {
@@ -453,7 +475,7 @@ __device__ void Block<Tile>::consume(int group) {
                   to[n] = schedule.slot(to[n]);
               }
 #pragma unroll
-              for (int j = c / 8; j < (c + chunk) / 8; j += 2) {
+              for (int j = c / 8; j < min(c + chunk, Tile::sums) / 8; j += 2) {
                 if (8 * j < task.count) {
                   std::uint32_t m[4];
 #pragma unroll
@@ -495,11 +517,7 @@ __device__ void Block<Tile>::consume(int group) {
         }
       }
     }
-    bool const tells = task.product == 0 ? launch.count == 2 : launch.sides.sums != nullptr;
-    if (tells && thread == 0) {
-      __threadfence();
-      add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
-    }
+    tell();
   }
   if (launch.sides.sums != nullptr) add_rows<Type>(barrier, group * group_threads + thread);
 }
@@ -514,7 +532,7 @@ __device__ void Block<Tile>::add_rows(int barrier, int thread) const {
     while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
   }
   named_barrier(barrier, group_threads);
-  constexpr int threads = Tile::groups * group_threads, batch = 4;  // rows in flight
+  constexpr int threads = Tile::groups * group_threads, batch = 8;  // rows in flight
   int const pieces = launch.products[1].features / 8, k = launch.slots_per_row;
   int const count = launch.sides.num_slots / k * pieces;
   auto const* const rows = static_cast<uint4 const*>(launch.products[1].out);
@@ -540,57 +558,6 @@ __device__ void Block<Tile>::add_rows(int barrier, int thread) const {
     static_cast<uint4*>(launch.sides.sums)[i] = {
         pack<Type>(sum[0], sum[1]), pack<Type>(sum[2], sum[3]), pack<Type>(sum[4], sum[5]),
         pack<Type>(sum[6], sum[7])};
-  }
-}
-
-template <Operand Type, class Tile>
-__global__ void __launch_bounds__(Tile::threads, Tile::blocks)
-    experts_kernel(__grid_constant__ Launch const launch) {
-  extern __shared__ char raw[];
-  std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
-  Block<Tile> block{launch, base, raw + (base - address), {}};
-  if (threadIdx.x == 0) {
-    for (int p = 0; p < launch.count; ++p) tensor_prefetch(&launch.maps[p]);
-    constexpr int consumer_warps = Tile::groups * group_threads / 32;
-    for (int s = 0; s < Tile::stages; ++s) {
-      barrier_init(block.full(s), 1 + loader_threads + (Tile::Format::packed ? 32 : 0));
-      barrier_init(block.empty(s), consumer_warps);
-    }
-    for (int p = 0; p < task_places; ++p) {
-      barrier_init(block.task_full(p), 1);
-      barrier_init(block.task_empty(p), loader_threads / 32 + consumer_warps);
-    }
-    barrier_init_fence();
-  }
-  wait_for_kernels_before();
-  let_next_begin();
-  int const number = threadIdx.x == 0 ? block.draw(0) : 0;
-  block.make_schedule();
-
-  if (threadIdx.x < group_threads) {
-    registers_give<Tile::load_registers>();
-    if (threadIdx.x >= 32) {
-      block.load_tokens();
-    } else if constexpr (Tile::Format::packed) {
-      Tile::Format::load(block, number);
-    } else if (threadIdx.x == 0) {
-      block.load_weights(number);
-    }
-    __syncwarp();
-  } else {
-    registers_take<Tile::multiply_registers>();
-    block.template consume<Type>(static_cast<int>(threadIdx.x) / group_threads - 1);
-  }
-
-  // The last block leaves the counters as it found them.
-  if (launch.count == 2) {
-    __syncthreads();
-    bool const last = threadIdx.x == 0 && atomicAdd(launch.counters, 1U) == gridDim.x - 1;
-    if (__syncthreads_or(last) != 0) {
-      for (int t = threadIdx.x; t < block.schedule.num_tiles + 3; t += Tile::threads) {
-        launch.counters[t] = 0;
-      }
-    }
   }
 }
 

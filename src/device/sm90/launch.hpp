@@ -19,8 +19,8 @@ inline void check(cudaError_t status, char const* what) {
   throw std::runtime_error("kmoe: " + std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-template <auto Kernel, class Tile>
-void launch_kernel(cudaStream_t stream, Launch const& what, int blocks) {
+template <auto Kernel, class Tile, class What>
+void launch_kernel(cudaStream_t stream, What const& what, int blocks) {
   static bool const raised = [] {
     check(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit),
           "shared memory of the expert kernel");
@@ -33,29 +33,16 @@ void launch_kernel(cudaStream_t stream, Launch const& what, int blocks) {
   cudaLaunchConfig_t config{};
   config.gridDim = blocks;
   config.blockDim = Tile::threads;
-  config.dynamicSmemBytes = Tile::bytes(what.groups);
+  config.dynamicSmemBytes = Tile::bytes(what.groups, what.sides.ids != nullptr);
   config.stream = stream;
   config.attrs = &early;
   config.numAttrs = 1;
   check(cudaLaunchKernelEx(&config, Kernel, what), "launch of the expert kernel");
 }
 
-/// The driver's function, found through the runtime: libcuda need not be linked.
-decltype(&cuTensorMapEncodeTiled) encoder();
-/// \throws std::runtime_error unless the weights' map was made
-void check_map(CUresult status, Product const& product, int groups);
-
-inline int ceil_div(std::int64_t n, std::int64_t d) {
-  return static_cast<int>((n + d - 1) / d);
-}
-
-/// Weights of four bits: whether the kernel of packed.hpp can, and its launch.
-bool packed_takes(Work const& work);
-void launch_packed(cudaStream_t stream, Launch& what, Work const& work, int blocks);
-
 /// The kernel that keeps the intermediate on the chip (fused.hpp): whether it can, and its launch.
 /// One block works on 128 rows: it pays where there are enough of them for most multiprocessors.
-bool fused_takes(Launch const& what);
+bool fused_takes(Work const& what);
 void launch_fused(Operand operand, cudaStream_t stream, Launch const& what, int blocks);
 
 }  // namespace kmoe::device::sm90

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "device/sm90/experts.hpp"
+#include "device/sm90/fp8.hpp"
+#include "device/sm90/packed.hpp"
 
 #include <stdexcept>
 
@@ -15,6 +17,21 @@ bool takes(Work const&) {
 }
 std::size_t num_counters(std::int64_t) {
   return 0;
+}
+bool takes_fp8(Fp8Work const&) {
+  return false;
+}
+std::size_t fp8_scratch_bytes(std::int64_t, std::int64_t) {
+  return 0;
+}
+void launch_fp8(void*, Operand, Fp8Work const&) {
+  throw std::logic_error("kmoe: built without the kernels of sm_90a");
+}
+bool takes_packed(PackedWork const&) {
+  return false;
+}
+void launch_packed(void*, PackedWork const&) {
+  throw std::logic_error("kmoe: built without the kernels of sm_90a");
 }
 void launch(void*, Operand, Work const&) {
   throw std::logic_error("kmoe: built without the kernels of sm_90a");

@@ -58,12 +58,27 @@ __device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+/// Two floats, read where this stands.
+__device__ __forceinline__ float2 load_shared(std::uint32_t from) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from) : "memory");
+  return v;
+}
+
 // Copies
 
 /// Non-blocking copy of 16 bytes through L2.
 __device__ __forceinline__ void copy_async_16(std::uint32_t to, void const* from) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
                : "memory");
+}
+/// Of 4 bytes.
+__device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+/// Brings the line there to the second-level cache.
+__device__ __forceinline__ void prefetch_l2(void const* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 /// Writes 16 zero bytes in the order of those copies; reads nothing.
 __device__ __forceinline__ void copy_async_zeros_16(std::uint32_t to, void const* valid) {

@@ -32,7 +32,8 @@ inline constexpr int max_grouped = 2048, max_grouped_groups = 512;
 
 /// What the blocks of one launch are told.
 struct Launch {
-  CUtensorMap maps[2];  // of the weights
+  CUtensorMap maps[2];       // of the weights
+  CUtensorMap edge_maps[2];  // for the first and the last 128 bytes of their rows
   Product products[2];
   int count, groups, slots_per_row;
   std::int64_t const* offsets;
@@ -41,10 +42,9 @@ struct Launch {
   std::uint32_t* counters;  // blocks that are done, tiles handed out, warpgroups that have finished
                             // a tile of the second product; then for each tile of tokens those
                             // that have finished a tile of its first product
+  int widths[2];            // features of a tile: Tile::features or, if two groups, half of them
   int band, lag;            // see Schedule::task
   Sides sides;
-  PackedScales packed[2];
-  std::uint32_t sixteen, four;  // see packed.hpp
 };
 
 /// One tile of one product: rows [row, row + count) of a group by one tile of features.
@@ -56,59 +56,46 @@ struct Task {
 inline constexpr int task_places = 4;  // between the thread that hands them out and the warps
 
 /// Of the tables of a Schedule.
-constexpr int bytes_of_tables(int groups) {
-  return 2 * (groups + 1) * 4 + (groups <= max_grouped_groups ? 2 * max_grouped * 2 : 0);
+constexpr int bytes_of_tables(int groups, bool grouping) {
+  return 2 * (groups + 1) * 4 + (grouping ? 2 * max_grouped * 2 : 0);
 }
-
-/// How the weights of a tile lie in a stage. Other formats multiply and load by functions of their
-/// own, see Block.
-struct PlainWeights {
-  static constexpr bool packed = false;
-  static constexpr int bytes = row_bytes;  // of 64 of k of a feature
-  static constexpr int side_bytes = 0;     // of 128 of k of a feature, beside them
-  static constexpr int column_step = 8;    // of the tokens that there are instructions for
-};
 
 /// Sizes of a tile, and the shared memory of a block that works on it: `Groups` warpgroups multiply
 /// Features / Groups features each, 64 in one instruction. With 32 features the other half of an
 /// instruction's rows is what happens to lie there, and is not stored.
 /// A stage is Depth times 64 of k.
-template <int Features, int Tokens, int Stages, int Groups, int Depth = 1,
-          class Weights = PlainWeights, int Blocks = 1>
+template <int Features, int Tokens, int Stages, int Groups, int Depth = 1>
 struct Tile {
-  using Format = Weights;
-  static constexpr int blocks = Blocks;  // of a multiprocessor
   static constexpr int features = Features, tokens = Tokens, stages = Stages, groups = Groups;
   static constexpr int depth = Depth;
+  static constexpr int row_k = tile_k, piece_k = 8;  // elements of 128 bytes, of 16
   static constexpr int parts =
       Features < 64 ? 1 : Features / Groups / 64;                      // instructions of a group
-  static constexpr int copy_features = Features < 64 ? Features : 64;  // of one bulk copy
-  static constexpr int copy_bytes = copy_features * row_bytes;
+  static constexpr int part_features = Features < 64 ? Features : 64;  // of one instruction
+  static constexpr int part_bytes = part_features * row_bytes;
   static constexpr int sums = Tokens < 32 ? 32 : Tokens;  // tokens that registers are kept for
   static constexpr int threads = (1 + Groups) * group_threads;
-  static constexpr int weight_bytes = Depth * Features * Weights::bytes;
+  // Of a thread that multiplies, and of one that loads.
+  static constexpr int registers = Groups == 1 ? 240 : Tokens > 128 ? 232 : 216;
+  static constexpr int loader_registers = Groups == 1 ? 104 : Tokens > 128 ? 40 : 72;
+  static constexpr bool rows_in_registers = loader_registers > 40;
+  // A loader brings 16 bytes of every twelfth row: the table of rows is kept for it in fours.
+  static constexpr int own_places = (Tokens + loader_threads / 2 - 1) / (loader_threads / 2) * 4;
+  static constexpr int row_places = loader_threads / 8 * own_places;
+  static constexpr int weight_bytes = Depth * Features * row_bytes;
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
-  static constexpr int staging_bytes = 128 * (sums < 64 ? sums : 64);  // of each group
-  // Registers of a thread, after those that load have given theirs away.
-  static constexpr int load_registers = Groups * Blocks == 1  ? 104
-                                        : Groups * Blocks < 4 ? 72
-                                        : Blocks == 1         ? 64
-                                                              : 48;
-  static constexpr int all_registers =
-      Groups * Blocks == 1 ? 344 * 128 : 65536 / (threads * Blocks) / 8 * 8 * threads;
-  static constexpr int multiply_registers =
-      (all_registers / group_threads - load_registers) / Groups / 8 * 8;
-  static constexpr int side_bytes = Depth * Features * Weights::side_bytes / 2;  // of each stage
-  static constexpr int sides = Stages * stage_bytes;
-  static constexpr int staging = sides + Stages * side_bytes;
-  static constexpr int rows = staging + Groups * staging_bytes;  // int [2][Tokens]
-  static constexpr int weights = rows + 2 * Tokens * 4;          // float [Groups][sums]
+  static constexpr int staging_bytes = Tokens > 160                   ? 2048
+                                       : Tokens > 128 || Tokens <= 32 ? 4096
+                                                                      : 8192;  // of each group
+  static constexpr int staging = Stages * stage_bytes;
+  static constexpr int rows = staging + Groups * staging_bytes;  // int [2][row_places]
+  static constexpr int weights = rows + 2 * row_places * 4;      // float [Groups][sums]
   static constexpr int barriers = weights + Groups * sums * 4;   // full, empty
   static constexpr int tasks = barriers + 2 * Stages * 8;        // Task [task_places], full, empty
   static constexpr int tables = tasks + task_places * (sizeof(Task) + 16);
-  static int bytes(int groups) { return 1024 + tables + bytes_of_tables(groups); }
-  static_assert(1024 + tables + bytes_of_tables(max_groups) <= shared_limit);
-  static_assert(1024 + tables + bytes_of_tables(max_grouped_groups) <= shared_limit);
+  static constexpr int bytes(int groups, bool grouping) {
+    return 1024 + tables + bytes_of_tables(groups, grouping);
+  }
   static_assert(threads / 32 * max_grouped_groups * 2 <= Stages * stage_bytes);  // count_slots
 };
 

@@ -3,7 +3,8 @@
 #pragma once
 
 /// \file
-/// wgmma: d[64, N] += a[64, 16] . b[N, 16]^T of a warpgroup, a and b in shared memory.
+/// wgmma: d[64, N] += a[64, 16] . b[N, 16]^T of a warpgroup, a and b in shared memory; of e4m3
+/// codes 32 columns at once.
 ///
 /// d: thread t of the 128 holds, for each 8 columns j, d[4j], d[4j + 1] of row 16 (t / 32) +
 /// (t % 32) / 4, columns 8j + 2 (t % 4) and the next, and d[4j + 2], d[4j + 3] of the row 8 below.
@@ -51,30 +52,44 @@ __device__ __forceinline__ void wgmma_wait() {
 #define KMOE_R13 "%52, %53, %54, %55"
 #define KMOE_R14 "%56, %57, %58, %59"
 #define KMOE_R15 "%60, %61, %62, %63"
+#define KMOE_R16 "%64, %65, %66, %67"
+#define KMOE_R17 "%68, %69, %70, %71"
+#define KMOE_R18 "%72, %73, %74, %75"
+#define KMOE_R19 "%76, %77, %78, %79"
+#define KMOE_R20 "%80, %81, %82, %83"
+#define KMOE_R21 "%84, %85, %86, %87"
+#define KMOE_R22 "%88, %89, %90, %91"
+#define KMOE_R23 "%92, %93, %94, %95"
+#define KMOE_R0_15                                                                         \
+  KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5 ", " KMOE_R6    \
+          ", " KMOE_R7 ", " KMOE_R8 ", " KMOE_R9 ", " KMOE_R10 ", " KMOE_R11 ", " KMOE_R12 \
+          ", " KMOE_R13 ", " KMOE_R14 ", " KMOE_R15
 #define KMOE_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define KMOE_D8(i) KMOE_D4(i), KMOE_D4(i + 4)
 #define KMOE_D16(i) KMOE_D8(i), KMOE_D8(i + 8)
 #define KMOE_D32(i) KMOE_D16(i), KMOE_D16(i + 16)
 #define KMOE_D64(i) KMOE_D32(i), KMOE_D32(i + 32)
-#define KMOE_WGMMA(n, type, registers, a, b, add, ...)                                        \
-  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #add                                  \
-               ", 0;\n\t"                                                                     \
-               "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers \
-               "}, %" #a ", %" #b ", p, 1, 1, 0, 0;\n\t}"                                     \
-               : __VA_ARGS__                                                                  \
+#define KMOE_WGMMA(n, type, end, registers, a, b, add, ...)                                  \
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %" #add                                 \
+               ", 0;\n\t"                                                                    \
+               "wgmma.mma_async.sync.aligned.m64n" #n type " {" registers "}, %" #a ", %" #b \
+               ", p, 1, 1" end ";\n\t}"                                                      \
+               : __VA_ARGS__                                                                 \
                : "l"(left), "l"(right), "r"(accumulate))
-#define KMOE_SHAPE(n, registers, a, b, add, ...)              \
-  if constexpr (N == n && Type == Operand::bf16)              \
-    KMOE_WGMMA(n, "bf16", registers, a, b, add, __VA_ARGS__); \
-  if constexpr (N == n && Type == Operand::f16)               \
-  KMOE_WGMMA(n, "f16", registers, a, b, add, __VA_ARGS__)
+#define KMOE_SHAPE(n, registers, a, b, add, ...)                                     \
+  if constexpr (N == n && Type == Operand::bf16)                                     \
+    KMOE_WGMMA(n, "k16.f32.bf16.bf16", ", 0, 0", registers, a, b, add, __VA_ARGS__); \
+  if constexpr (N == n && Type == Operand::f16)                                      \
+    KMOE_WGMMA(n, "k16.f32.f16.f16", ", 0, 0", registers, a, b, add, __VA_ARGS__);   \
+  if constexpr (N == n && Type == Operand::e4m3)                                     \
+  KMOE_WGMMA(n, "k32.f32.e4m3.e4m3", "", registers, a, b, add, __VA_ARGS__)
 
-/// accumulate = 0 begins a sum. N is a multiple of 8, at most 128; only the first N / 2 elements of
-/// d are used.
+/// accumulate = 0 begins a sum. N is a multiple of 8, of 16 above 128, at most 192; only the first
+/// N / 2 elements of d are used.
 template <Operand Type, int N, int Size>
 __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint64_t left, std::uint64_t right,
                                       int accumulate) {
-  static_assert(N % 8 == 0 && N <= 128 && N / 2 <= Size);
+  static_assert(N % (N > 128 ? 16 : 8) == 0 && N <= 192 && N / 2 <= Size);
   // clang-format off
   KMOE_SHAPE(8, KMOE_R0, 4, 5, 6, KMOE_D4(0));
   KMOE_SHAPE(16, KMOE_R0 ", " KMOE_R1, 8, 9, 10, KMOE_D8(0));
@@ -114,18 +129,20 @@ __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint64_t left, std:
              ", " KMOE_R6 ", " KMOE_R7 ", " KMOE_R8 ", " KMOE_R9 ", " KMOE_R10 ", " KMOE_R11
              ", " KMOE_R12 ", " KMOE_R13 ", " KMOE_R14,
              60, 61, 62, KMOE_D32(0), KMOE_D16(32), KMOE_D8(48), KMOE_D4(56));
-  KMOE_SHAPE(128, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5
-             ", " KMOE_R6 ", " KMOE_R7 ", " KMOE_R8 ", " KMOE_R9 ", " KMOE_R10 ", " KMOE_R11
-             ", " KMOE_R12 ", " KMOE_R13 ", " KMOE_R14 ", " KMOE_R15,
-             64, 65, 66, KMOE_D32(0), KMOE_D32(32));
+  KMOE_SHAPE(128, KMOE_R0_15, 64, 65, 66, KMOE_D64(0));
+  KMOE_SHAPE(144, KMOE_R0_15 ", " KMOE_R16 ", " KMOE_R17, 72, 73, 74, KMOE_D64(0), KMOE_D8(64));
+  KMOE_SHAPE(160, KMOE_R0_15 ", " KMOE_R16 ", " KMOE_R17 ", " KMOE_R18 ", " KMOE_R19,
+             80, 81, 82, KMOE_D64(0), KMOE_D16(64));
+  KMOE_SHAPE(176, KMOE_R0_15 ", " KMOE_R16 ", " KMOE_R17 ", " KMOE_R18 ", " KMOE_R19
+             ", " KMOE_R20 ", " KMOE_R21,
+             88, 89, 90, KMOE_D64(0), KMOE_D16(64), KMOE_D8(80));
+  KMOE_SHAPE(192, KMOE_R0_15 ", " KMOE_R16 ", " KMOE_R17 ", " KMOE_R18 ", " KMOE_R19
+             ", " KMOE_R20 ", " KMOE_R21 ", " KMOE_R22 ", " KMOE_R23,
+             96, 97, 98, KMOE_D64(0), KMOE_D32(64));
   // clang-format on
 }
 
 // The same with a in registers: rows and columns as of d, 16 columns in four words.
-#define KMOE_R0_15                                                                         \
-  KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5 ", " KMOE_R6    \
-          ", " KMOE_R7 ", " KMOE_R8 ", " KMOE_R9 ", " KMOE_R10 ", " KMOE_R11 ", " KMOE_R12 \
-          ", " KMOE_R13 ", " KMOE_R14 ", " KMOE_R15
 #define KMOE_R16_23                                                                  \
   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
@@ -187,6 +204,14 @@ __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint32_t const (&le
 #undef KMOE_R24_31
 #undef KMOE_WGMMA_A
 #undef KMOE_SHAPE_A
+#undef KMOE_R16
+#undef KMOE_R17
+#undef KMOE_R18
+#undef KMOE_R19
+#undef KMOE_R20
+#undef KMOE_R21
+#undef KMOE_R22
+#undef KMOE_R23
 #undef KMOE_R0
 #undef KMOE_R1
 #undef KMOE_R2

@@ -1,0 +1,261 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+/// \file
+/// The kernel of fp8_kernel.hpp for many rows: tokens as the 64-row operand.
+///
+/// A thread then holds two tokens, and the scales that sums are multiplied with are four numbers,
+/// not one per pair of columns: reading those from shared memory takes from the bandwidth that the
+/// tensor cores read their operands with. A warpgroup has all 128 of a token's intermediate: it
+/// quantizes them among four threads, and needs no other group and no shared memory to finish.
+
+#include "device/sm90/fp8_kernel.hpp"
+
+namespace kmoe::device::sm90 {
+
+/// 256 features x 128 tokens, 64 of each group.
+template <int Stages>
+struct Fp8WideTile : Fp8Tile<256, 128, Stages, 2, 1, true> {
+  static_assert(Stages <= scale_batches);
+};
+
+template <class Tile>
+struct WideBlock : Fp8Block<Tile> {
+  using Base = Fp8Block<Tile>;
+  static constexpr int Stages = Tile::stages;
+  static constexpr int own_tokens = 64, halves = 2, half = Tile::features / halves;
+  using Sums = float[halves][half / 2];  // of two tokens
+  static constexpr int lead = 2;         // steps of k that the second group stays behind
+
+  // The tokens' scales come for four steps of k at once, float4 [scale_batches][tokens], in the
+  // place of the staging memory. A batch is taken when the stage before `Stages` steps is.
+  static_assert(scale_batches * Tile::tokens * 16 <= Tile::groups * Tile::staging_bytes);
+
+  struct Beside {
+    static constexpr int own = Base::Beside::own;
+    Scales const* scales;
+    int from[own], weights, batch;
+  };
+  int next_batch;  // of the loaders
+
+  __device__ Beside beside_rows(Task const& task, std::uint32_t const* table) {
+    auto const b = Base::beside_rows(task, table);
+    Beside own{b.scales, {}, b.weights, next_batch};
+#pragma unroll
+    for (int n = 0; n < Beside::own; ++n) own.from[n] = b.from[n];
+    next_batch = (next_batch + (b.scales->blocks + 3) / 4) % scale_batches;
+    return own;
+  }
+  __device__ void bring_beside_rows(Beside const& b, int stage, int kt) const {
+    int const thread = threadIdx.x - 32;
+    if (kt % 4 == 0) {
+      int const batch = (b.batch + kt / 4) % scale_batches;
+      std::uint32_t const to = this->base + Tile::staging + (batch * Tile::tokens + thread) * 16;
+#pragma unroll
+      for (int n = 0; n < Beside::own; ++n) {
+        if (b.from[n] >= 0) {
+          copy_async_16(to + n * loader_threads * 16, b.scales->in + b.from[n] + kt);
+        }
+      }
+    }
+    if (b.weights >= 0) {
+      copy_async_4(this->base + this->place_of_scales(stage, 0) + (Tile::tokens + thread) * 4,
+                   b.scales->weights + b.weights + kt);
+    }
+  }
+
+  /// The sums of one tile: features 128 h + 8 j + 2 (lane % 4) and the next in acc[h][4 j], ...
+  __device__ __forceinline__ void multiply_tokens(Sums& acc, Ring<Stages>& ring, int group,
+                                                  int tiles, int count, bool signals,
+                                                  int& batch) const {
+    bool const any = own_tokens * group < count;
+    int const row =
+        own_tokens * group + threadIdx.x % group_threads / 32 * 16 + threadIdx.x % 32 / 4;
+    float sums[half / 2];
+#pragma unroll
+    for (int h = 0; h < halves; ++h) {
+#pragma unroll
+      for (int i = 0; i < half / 2; ++i) acc[h][i] = 0.0F;
+    }
+    if (group == 1) named_barrier(4, 2 * group_threads);
+    auto const* const scales = reinterpret_cast<float const*>(this->memory + Tile::staging);
+    for (int kt = 0; kt < tiles; ++kt) {
+      barrier_wait(this->full(ring.stage), ring.phase);
+      proxy_fence();
+      std::uint32_t const at = this->stage(ring.stage);
+      auto const left = matrix_descriptor(at + Tile::weight_bytes + own_tokens * group * row_bytes);
+      float const* const scale = this->scales_at(ring.stage, 0);
+      float const* const tokens = scales + (batch * Tile::tokens + row) * 4 + kt % 4;
+      float const low = tokens[0], high = tokens[32];
+#pragma unroll
+      for (int h = 0; any && h < halves; ++h) {
+        auto const right = matrix_descriptor(at + h * half * row_bytes);
+        wgmma_begin();
+#pragma unroll
+        for (int inner = 0; inner < scale_k / 32; ++inner) {
+          wgmma<Operand::e4m3, half>(sums, left + 2 * inner, right + 2 * inner, inner != 0);
+        }
+        wgmma_commit();
+        float2 const weight = *reinterpret_cast<float2 const*>(scale + Tile::tokens + 2 * h);
+        float const factors[2][2] = {{low * weight.x, high * weight.x},
+                                     {low * weight.y, high * weight.y}};
+        wgmma_wait<0>();
+#pragma unroll
+        for (int i = 0; i < half / 2; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+#pragma unroll
+        for (int i = 0; i < half / 2; ++i) {
+          acc[h][i] = fmaf(sums[i], factors[i / 4 % 2][i / 2 % 2], acc[h][i]);
+        }
+      }
+      __syncwarp();
+      if (signals) barrier_arrive(this->empty(ring.stage));
+      ring.next();
+      if (kt % 4 == 3 || kt == tiles - 1) batch = (batch + 1) % scale_batches;
+      if (group == 0 && kt == min(lead, tiles) - 1) named_barrier_arrive(4, 2 * group_threads);
+    }
+  }
+
+  /// The codes and the scale of this thread's two tokens, which four threads share.
+  template <Operand Type>
+  __device__ __forceinline__ void finish_codes(Sums& acc, Task const& task, int first) const {
+    Product const& product = this->launch.products[0];
+    int const width = product.features / 2, begin = task.feature * scale_k;
+    int const own = threadIdx.x % 4;
+    bool const interleaved = product.halves == Halves::interleaved;
+    float const* const bias = product.bias == nullptr
+                                  ? nullptr
+                                  : product.bias + std::int64_t{task.group} * product.features;
+    with_activation(product, [&](auto const& act) {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        std::uint32_t pairs[16], largest = 0;  // of features 8 i + 2 own
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+          float const* const d = acc[i / 8] + 8 * (i % 8) + 2 * side;
+          float b[2][2] = {};
+          int const feature = begin + 8 * i + 2 * own;
+          if (bias != nullptr && feature < width) {
+#pragma unroll
+            for (int n = 0; n < 2; ++n) {
+              b[0][n] = bias[interleaved ? 2 * (feature + n) : feature + n];
+              b[1][n] = bias[interleaved ? 2 * (feature + n) + 1 : width + feature + n];
+            }
+          }
+          pairs[i] =
+              pack<Type>(act(d[0] + b[0][0], d[4] + b[1][0]), act(d[1] + b[0][1], d[5] + b[1][1]));
+          largest = __vmaxu2(largest, pairs[i] & 0x7fff7fffU);
+        }
+        std::uint32_t most = max(largest & 0xffffU, largest >> 16);
+        most = max(most, __shfl_xor_sync(~0U, most, 1));
+        most = max(most, __shfl_xor_sync(~0U, most, 2));
+        float const scale = group_scale<Type>(most), inverse = invert(scale);
+        int const token = first + 8 * side;
+        std::int64_t const row = task.row + token;
+#pragma unroll
+        for (int b = 0; b < 2; ++b) {
+          std::uint32_t v[4];  // of features 64 b + 16 n + 2 own, and 8 further
+#pragma unroll
+          for (int n = 0; n < 4; ++n) {
+            v[n] = encode_pair<Type>(pairs[8 * b + 2 * n], scale, inverse) |
+                   encode_pair<Type>(pairs[8 * b + 2 * n + 1], scale, inverse) << 16;
+          }
+          transpose_words(v, own);
+          int const feature = begin + 64 * b + 16 * own;
+          if (token < task.count && feature < width) {
+            *reinterpret_cast<uint4*>(static_cast<char*>(product.out) + row * width + feature) = {
+                __byte_perm(v[0], v[1], 0x5410), __byte_perm(v[2], v[3], 0x5410),
+                __byte_perm(v[0], v[1], 0x7632), __byte_perm(v[2], v[3], 0x7632)};
+          }
+        }
+        if (token < task.count && own == 0) {
+          this->scales[1].out[row * this->scales[1].in_row + task.feature] = scale;
+        }
+      }
+    });
+  }
+
+  /// The elements of this thread's two tokens times their weights, to the rows `to`.
+  template <Operand Type>
+  __device__ __forceinline__ void finish_rows(Sums& acc, Task const& task, int const (&to)[2],
+                                              float const (&weights)[2], int first) const {
+    Product const& product = this->launch.products[1];
+    int const width = product.features, begin = task.feature * Tile::features;
+    int const own = threadIdx.x % 4;
+    float const* const bias =
+        product.bias == nullptr ? nullptr : product.bias + std::int64_t{task.group} * width;
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      auto* const out = static_cast<std::uint16_t*>(product.out) + std::int64_t{to[side]} * width;
+#pragma unroll
+      for (int b = 0; b < Tile::features / 32; ++b) {
+        std::uint32_t v[4];  // of features 32 b + 8 n + 2 own
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          int const j = 4 * b + n, feature = begin + 8 * j + 2 * own;
+          float const* const d = acc[j / 16] + 4 * (j % 16) + 2 * side;
+          float2 more = {0.0F, 0.0F};
+          if (bias != nullptr && feature < width) more = {bias[feature], bias[feature + 1]};
+          v[n] = pack<Type>(weights[side] * (d[0] + more.x), weights[side] * (d[1] + more.y));
+        }
+        transpose_words(v, own);
+        int const feature = begin + 32 * b + 8 * own;
+        if (first + 8 * side < task.count && feature < width) {
+          *reinterpret_cast<uint4*>(out + feature) = {v[0], v[1], v[2], v[3]};
+        }
+      }
+    }
+  }
+
+  template <Operand Type, class Self>
+  __device__ void consume(Self&, int group) {
+    int const thread = threadIdx.x % group_threads, lane = thread % 32;
+    int const first = own_tokens * group + thread / 32 * 16 + lane / 4;  // token of a tile
+    clear_missing(this->launch, this->schedule, group * group_threads + thread,
+                  Tile::groups * group_threads);
+    Ring<Stages> ring;
+    Sums acc;
+    int batch = 0;
+    Ring<task_places> place;
+    for (Task task = this->next_task(place); task.product >= 0; task = this->next_task(place)) {
+      int to[2] = {};
+      float weights[2] = {1.0F, 1.0F};
+      if (task.product == 1) {
+        float const* const all = this->launch.products[1].weights;
+#pragma unroll
+        for (int side = 0; side < 2; ++side) {
+          if (first + 8 * side >= task.count) continue;
+          int const row = task.row + first + 8 * side, slot = this->schedule.slot(row);
+          to[side] = this->launch.sides.direct != nullptr ? slot : row;
+          if (all != nullptr) weights[side] = all[slot];
+        }
+      }
+      multiply_tokens(acc, ring, group, this->k_tiles(task.product), task.count, lane == 0, batch);
+      if (task.product == 0) {
+        finish_codes<Type>(acc, task, first);
+      } else {
+        finish_rows<Type>(acc, task, to, weights, first);
+      }
+      if (task.product == 0 || this->launch.sides.sums != nullptr) {
+        named_barrier(2 + group, group_threads);
+        if (thread == 0) {
+          add_release(task.product == 0 ? this->ready(task.tile) : this->launch.counters + 2, 1);
+        }
+      }
+    }
+    if (this->launch.sides.sums != nullptr) {
+      this->template add_rows<Type>(2 + group, group * group_threads + thread);
+    }
+  }
+};
+
+template <Operand Type, class Tile>
+__global__ void __launch_bounds__(Tile::threads, 1)
+    fp8_wide_kernel(__grid_constant__ Fp8Launch const launch) {
+  extern __shared__ char raw[];
+  std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
+  WideBlock<Tile> block{{{launch, base, raw + (base - address), {}}, launch.scales}, 0};
+  run_block<Type, Tile>(launch, block);
+}
+
+}  // namespace kmoe::device::sm90

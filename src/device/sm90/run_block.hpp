@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+#pragma once
+
+/// \file
+/// What the threads of a block do, whatever the block is.
+
+#include "device/sm90/kernel.hpp"
+
+namespace kmoe::device::sm90 {
+
+/// All of a kernel: `block` knows its shared memory.
+template <Operand Type, class Tile, class Block>
+__device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
+  if (threadIdx.x == 0) {
+    for (int p = 0; p < launch.count; ++p) {
+      tensor_prefetch(&launch.maps[p]);
+      tensor_prefetch(&launch.edge_maps[p]);
+    }
+    constexpr int consumer_warps = Tile::groups * group_threads / 32;
+    for (int s = 0; s < Tile::stages; ++s) {
+      barrier_init(block.full(s), 1 + Block::token_arrivals);
+      barrier_init(block.empty(s), consumer_warps);
+    }
+    for (int p = 0; p < task_places; ++p) {
+      barrier_init(block.task_full(p), 1);
+      barrier_init(block.task_empty(p), loader_threads / 32 + consumer_warps);
+    }
+    barrier_init_fence();
+  }
+  wait_for_kernels_before();
+  let_next_begin();
+  int const number = threadIdx.x == 0 ? block.draw(0) : 0;
+  block.make_schedule();
+
+  if (threadIdx.x < group_threads) {
+    registers_give<Tile::loader_registers>();
+    if (threadIdx.x < Block::weight_threads) {
+      block.load_weights(number);
+    } else if (threadIdx.x >= 32) {
+      block.template load_tokens<Type>(block);
+    }
+    __syncwarp();
+  } else {
+    registers_take<Tile::registers>();
+    block.template consume<Type>(block, static_cast<int>(threadIdx.x) / group_threads - 1);
+  }
+
+  // The last block leaves the counters as it found them.
+  if (launch.count == 2) {
+    __syncthreads();
+    bool const last = threadIdx.x == 0 && atomicAdd(launch.counters, 1U) == gridDim.x - 1;
+    if (__syncthreads_or(last) != 0) {
+      for (int t = threadIdx.x; t < block.schedule.num_tiles + 3; t += Tile::threads) {
+        launch.counters[t] = 0;
+      }
+    }
+  }
+}
+
+template <Operand Type, class Tile>
+__global__ void __launch_bounds__(Tile::threads, 1)
+    experts_kernel(__grid_constant__ Launch const launch) {
+  extern __shared__ char raw[];
+  std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
+  Block<Tile> block{launch, base, raw + (base - address), {}};
+  run_block<Type, Tile>(launch, block);
+}
+
+}  // namespace kmoe::device::sm90
