@@ -8,6 +8,7 @@
 
 #include "device/launch.hpp"
 #include "device/sm90/fp8.hpp"
+#include "device/sm90/packed.hpp"
 #include "gemm/host_quant_gemm.hpp"
 #include "gemm/quantized_tile.hpp"
 #include "gemm/sm90_work.hpp"
@@ -23,6 +24,61 @@ offset_t num_scales(QuantScheme const& scheme, offset_t k) {
 }
 offset_t folded_bytes(offset_t k, offset_t rows) {
   return round_up(rows * k * offset_t{sizeof(bfloat16)}, 128);
+}
+
+/// Of the formats of four bits that Hopper's kernel decodes.
+template <ExecutionSpace E>
+sm90::Format packed_format(QuantizedTensor<E> const& w) {
+  auto const& scheme = w.scheme;
+  if (scheme.activations != ActivationCode::none || w.block_rows() != 1) return sm90::Format::other;
+  bool const e2m1 = scheme.code == WeightCode::e2m1;
+  if (e2m1 && scheme.scale == ScaleCode::e8m0 && w.block_cols() == 32) return sm90::Format::mxfp4;
+  if (e2m1 && scheme.scale == ScaleCode::e4m3 && w.block_cols() == 16) return sm90::Format::nvfp4;
+  if (scheme.code == WeightCode::int4 && w.block_cols() == 128) {
+    return scheme.zero_points ? sm90::Format::int4_zero : sm90::Format::int4;
+  }
+  return sm90::Format::other;
+}
+
+template <ExecutionSpace E>
+sm90::PackedScales packed_scales(QuantizedTensor<E> const& w) {
+  sm90::PackedScales s{};
+  auto const blocks = static_cast<int>(w.blocks());
+  bool const floats = w.scheme.scale == ScaleCode::f32;
+  s.code_pitch = static_cast<int>(w.codes.extent(2));
+  s.scales = floats ? reinterpret_cast<std::uint8_t const*>(w.scales.data()) : w.scale_codes.data();
+  s.scale_pitch = floats ? 4 * blocks : blocks;
+  s.zeros = w.zero_points.data();
+  s.zero_pitch = blocks;
+  s.part_scales = w.part_scales.data();
+  s.part_rows = w.part_rows();
+  s.parts = w.parts;
+  return s;
+}
+
+/// Hopper's kernel of four bits: false and nothing launched where it can not. One product, or two.
+template <ExecutionSpace E, Element T>
+bool run_packed(E const& exec, char const* label, DeviceGemm<T> const& first,
+                QuantizedTensor<E> const& first_weights, DeviceGemm<T> const* second,
+                QuantizedTensor<E> const* second_weights, std::uint32_t* counters,
+                MlpStages const& stages) {
+  if constexpr (std::is_same_v<T, bfloat16> && requires { exec.cuda_stream(); }) {
+    if (!is_whole(first) || !sm90::available()) return false;
+    sm90::PackedWork what{
+        work_of(first, second, counters, stages), packed_format(first_weights), {}};
+    for (int p = 0; p < what.work.count; ++p) {
+      auto const& w = p == 0 ? first_weights : *second_weights;
+      if (packed_format(w) != what.format) return false;
+      what.work.products[p].b = w.codes.data();
+      what.packed[p] = packed_scales(w);
+    }
+    if (!sm90::takes_packed(what)) return false;
+    device::LaunchMark<E> const mark(exec, label);
+    sm90::launch_packed(exec.cuda_stream(), what);
+    return true;
+  } else {
+    return false;
+  }
 }
 
 }  // namespace
@@ -52,6 +108,7 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
     HostQuantGemm<T>(gemm, weights, plan, exec.concurrency(), scratch, block_offsets)
         .run(exec, label);
   } else {
+    if (run_packed<E, T>(exec, label, gemm, weights, nullptr, nullptr, nullptr, {})) return;
     QuantDeviceGemm g(gemm, weights);
     auto const code = weights.scheme.activations;
     if (code != ActivationCode::none) {
@@ -90,6 +147,10 @@ bool quantized_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T
                    [[maybe_unused]] std::uint32_t* counters,
                    [[maybe_unused]] MlpStages const& stages) {
   if constexpr (sizeof(T) == 2 && requires { exec.cuda_stream(); }) {
+    if (run_packed<E, T>(exec, "kmoe::expert_mlp", gate_up, gate_up_weights, &down, &down_weights,
+                         counters, stages)) {
+      return true;
+    }
     if (!is_whole(gate_up) || !sm90::available() || !is_fp8_block(gate_up_weights)) return false;
     if (!is_fp8_block(down_weights)) return false;
     sm90::Fp8Work work{work_of(gate_up, &down, counters, stages),

@@ -32,7 +32,7 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
                     QuantizedTensor<E> const& weights, std::byte* scratch, offset_t* block_offsets);
 
 /// The two products of an MLP and its stages, as device_mlp(), where a kernel of one chip takes
-/// these weights and sizes. Results of wgmma: the sum of 128 products has about 13 bits.
+/// these weights and sizes. Results of wgmma: the sum of 128 products of fp8 has about 13 bits.
 /// \param scratch of the larger quantized_scratch_bytes, which are `bytes`
 /// \return false: nothing was done
 template <ExecutionSpace E, Element T>

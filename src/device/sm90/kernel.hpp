@@ -80,19 +80,21 @@ struct Block {
   }
   __device__ static int handed_at(int tiles) { return max(tiles - Stages, drawn_at(tiles) + 1); }
 
+  /// Thread 0: the i-th tile to the other warps.
+  __device__ Task hand_out(Ring<task_places>& place, int i) const {
+    Task const task = schedule.task(i);
+    barrier_wait(task_empty(place.stage), place.phase ^ 1);
+    *task_at(place.stage) = task;
+    barrier_arrive(task_full(place.stage));
+    place.next();
+    return task;
+  }
+
   /// Thread 0: hands out the tiles, and brings their weights as far ahead as there are stages.
   __device__ void load_weights(int number) {
     Ring<Stages> ring;
     Ring<task_places> place;
-    auto const hand_out = [&](int i) {
-      Task const task = schedule.task(i);
-      barrier_wait(task_empty(place.stage), place.phase ^ 1);
-      *task_at(place.stage) = task;
-      barrier_arrive(task_full(place.stage));
-      place.next();
-      return task;
-    };
-    Task task = hand_out(number);
+    Task task = hand_out(place, number);
     for (int turn = 1; task.product >= 0; ++turn) {
       Product const& product = launch.products[task.product];
       int const tiles = k_tiles(task.product);
@@ -104,7 +106,7 @@ struct Block {
       Task next;
       for (int kt = 0; kt < tiles; ++kt) {
         if (kt == drawn_at(tiles)) number = draw(turn);
-        if (kt == handed) next = hand_out(number);
+        if (kt == handed) next = hand_out(place, number);
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
         std::uint32_t const barrier = full(ring.stage);
         barrier_arrive_expecting(barrier, Tile::depth * bytes);
@@ -122,7 +124,7 @@ struct Block {
         }
         ring.next();
       }
-      if (handed >= tiles) next = hand_out(number);
+      if (handed >= tiles) next = hand_out(place, number);
       task = next;
     }
   }
@@ -137,8 +139,9 @@ struct Block {
     return task;
   }
 
-  // What blocks derived from this one replace, see fp8_kernel.hpp.
-  static constexpr int token_arrivals = loader_threads;  // at a stage
+  // What blocks derived from this one replace, see fp8_kernel.hpp, packed_kernel.hpp.
+  static constexpr int weight_threads = 1;               // of load_weights()
+  static constexpr int token_arrivals = loader_threads;  // at a stage, of all but thread 0
   static constexpr bool finishes_together = false;       // the groups of a gated tile
   __device__ int beside_rows(Task const&, std::uint32_t const*) const {
     return 0;

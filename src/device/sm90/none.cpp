@@ -3,6 +3,7 @@
 
 #include "device/sm90/experts.hpp"
 #include "device/sm90/fp8.hpp"
+#include "device/sm90/packed.hpp"
 
 #include <stdexcept>
 
@@ -24,6 +25,12 @@ std::size_t fp8_scratch_bytes(std::int64_t, std::int64_t) {
   return 0;
 }
 void launch_fp8(void*, Operand, Fp8Work const&) {
+  throw std::logic_error("kmoe: built without the kernels of sm_90a");
+}
+bool takes_packed(PackedWork const&) {
+  return false;
+}
+void launch_packed(void*, PackedWork const&) {
   throw std::logic_error("kmoe: built without the kernels of sm_90a");
 }
 void launch(void*, Operand, Work const&) {

@@ -164,15 +164,34 @@ __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint64_t left, std:
   if constexpr (N == n && Type == Operand::f16)                              \
   KMOE_WGMMA_A(n, "f16", registers, a0, a1, a2, a3, b, add, __VA_ARGS__)
 
-template <Operand Type, int N>
-__device__ __forceinline__ void wgmma(float (&d)[N / 2], std::uint32_t const (&left)[4],
+template <Operand Type, int N, int Size>
+__device__ __forceinline__ void wgmma(float (&d)[Size], std::uint32_t const (&left)[4],
                                       std::uint64_t right, int accumulate) {
-  static_assert(N == 64 || N == 128 || N == 192 || N == 256);
+  static_assert(N == 8 || (N % 16 == 0 && N <= 128) || N == 160 || N == 192 || N == 256);
+  static_assert(N / 2 <= Size);
   // clang-format off
+  KMOE_SHAPE_A(8, KMOE_R0, 4, 5, 6, 7, 8, 9, KMOE_D4(0));
+  KMOE_SHAPE_A(16, KMOE_R0 ", " KMOE_R1, 8, 9, 10, 11, 12, 13, KMOE_D8(0));
+  KMOE_SHAPE_A(32, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3,
+               16, 17, 18, 19, 20, 21, KMOE_D16(0));
+  KMOE_SHAPE_A(48, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5,
+               24, 25, 26, 27, 28, 29, KMOE_D16(0), KMOE_D8(16));
+  KMOE_SHAPE_A(80, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5
+               ", " KMOE_R6 ", " KMOE_R7 ", " KMOE_R8 ", " KMOE_R9,
+               40, 41, 42, 43, 44, 45, KMOE_D32(0), KMOE_D8(32));
+  KMOE_SHAPE_A(96, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5
+               ", " KMOE_R6 ", " KMOE_R7 ", " KMOE_R8 ", " KMOE_R9 ", " KMOE_R10 ", " KMOE_R11,
+               48, 49, 50, 51, 52, 53, KMOE_D32(0), KMOE_D16(32));
+  KMOE_SHAPE_A(112, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5
+               ", " KMOE_R6 ", " KMOE_R7 ", " KMOE_R8 ", " KMOE_R9 ", " KMOE_R10 ", " KMOE_R11
+               ", " KMOE_R12 ", " KMOE_R13,
+               56, 57, 58, 59, 60, 61, KMOE_D32(0), KMOE_D16(32), KMOE_D8(48));
   KMOE_SHAPE_A(64, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5
                ", " KMOE_R6 ", " KMOE_R7,
                32, 33, 34, 35, 36, 37, KMOE_D32(0));
   KMOE_SHAPE_A(128, KMOE_R0_15, 64, 65, 66, 67, 68, 69, KMOE_D64(0));
+  KMOE_SHAPE_A(160, KMOE_R0_15 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, "
+               "%76, %77, %78, %79", 80, 81, 82, 83, 84, 85, KMOE_D64(0), KMOE_D16(64));
   KMOE_SHAPE_A(192, KMOE_R0_15 ", " KMOE_R16_23, 96, 97, 98, 99, 100, 101,
                KMOE_D64(0), KMOE_D32(64));
   KMOE_SHAPE_A(256, KMOE_R0_15 ", " KMOE_R16_23 ", " KMOE_R24_31, 128, 129, 130, 131, 132, 133,

@@ -1,0 +1,129 @@
+// SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "device/sm90/packed.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "device/sm90/launch.hpp"
+#include "device/sm90/machine.hpp"
+#include "device/sm90/packed_kernel.hpp"
+
+namespace kmoe::device::sm90 {
+namespace {
+
+/// What the codes are for the copy engine: `box_bytes` of `box_rows` rows.
+CUtensorMap encode_codes(Product const& product, PackedScales const& packed, int groups,
+                         cuuint32_t box_bytes, cuuint32_t box_rows) {
+  using u64 = cuuint64_t;
+  u64 const bytes = u64(product.k) / 2, row = u64(packed.code_pitch);
+  u64 const rows = u64(product.features), matrices = u64(groups);
+  auto const swizzle = box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
+  CUtensorMap map;
+  CUresult status{};
+  auto const tiled = [&](int rank, u64 const* sizes, u64 const* pitches, cuuint32_t const* box) {
+    cuuint32_t const steps[5] = {1, 1, 1, 1, 1};
+    return encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, rank, const_cast<void*>(product.b), sizes,
+                     pitches, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  };
+  if (product.halves == Halves::none) {
+    u64 const sizes[] = {bytes, rows, matrices}, pitches[] = {row, row * rows};
+    cuuint32_t const box[] = {box_bytes, box_rows, 1};
+    status = tiled(3, sizes, pitches, box);
+  } else {
+    bool const interleaved = product.halves == Halves::interleaved;
+    u64 const sizes[] = {bytes, 8, 2, rows / 16, matrices};
+    u64 const pitches[] = {interleaved ? 2 * row : row, interleaved ? row : row * (rows / 2),
+                           (interleaved ? 16 : 8) * row, row * rows};
+    cuuint32_t const box[] = {box_bytes, 8, 2, box_rows / 16, 1};
+    status = tiled(5, sizes, pitches, box);
+  }
+  if (status != CUDA_SUCCESS) {
+    throw std::runtime_error("kmoe: cuTensorMapEncodeTiled refuses codes [" +
+                             std::to_string(groups) + ", " + std::to_string(product.features) +
+                             ", " + std::to_string(product.k / 2) + "]: error " +
+                             std::to_string(status));
+  }
+  return map;
+}
+
+template <class Tile>
+void launch_tile(cudaStream_t stream, PackedLaunch& what, Work const& work) {
+  int const blocks = Tile::blocks * machine().multiprocessors;
+  what.band = work.tokens <= 64 ? 2 : 8;
+  what.lag = ceil_div(3 * blocks, what.band * ceil_div(work.products[0].features, Tile::features));
+  what.sixteen = 16;
+  what.four = 4;
+  for (int p = 0; p < what.count; ++p) {
+    what.widths[p] = Tile::features;
+    what.maps[p] = what.edge_maps[p] =
+        encode_codes(what.products[p], what.packed[p], what.groups, Tile::box, Tile::features);
+  }
+  launch_kernel<packed_kernel<Tile>, Tile>(stream, what, blocks);
+}
+
+/// Chooses the tile: sizes decide, and any choice gives the same bits. Decoding takes the time of
+/// few rows; two blocks of a multiprocessor hide each other's waits and ends of tiles, where those
+/// are short. Sums of blocks of k take as many registers as the sums, so that fewer tokens have
+/// room.
+template <class Rows>
+void launch_format(cudaStream_t stream, PackedLaunch& what, Work const& work) {
+  auto const active = std::min<std::int64_t>(work.rows, work.groups);
+  auto const with = [&](auto tile) { launch_tile<decltype(tile)>(stream, what, work); };
+  if (work.tokens <= 8) return with(PackedTile<Rows, 128, 8, 9, 2, 4>{});
+  if (work.rows <= (Rows::in_sums ? 20 : 8) * active) {
+    return with(PackedTile<Rows, 128, 32, 5, 2, 2, 2>{});
+  }
+  if constexpr (!Rows::in_sums) {
+    if (work.rows <= 20 * active) return with(PackedTile<Rows, 128, 32, 5, 2, 4>{});
+  }
+  if (work.rows <= 48 * active) return with(PackedTile<Rows, 128, 64, 3, 2, 2, 2>{});
+  if constexpr (Rows::in_sums) {
+    with(PackedTile<Rows, 128, 96, 5, 2, 2>{});
+  } else if (work.rows > 96 * active && work.products[work.count - 1].features % 256 != 0) {
+    with(PackedTile<Rows, 128, 192, 3, 2, 2>{});
+  } else {
+    with(PackedTile<Rows, 256, 128, 3, 2, 2>{});
+  }
+}
+
+}  // namespace
+
+bool takes_packed(PackedWork const& what) {
+  Work const& work = what.work;
+  if (what.format == Format::other || !takes(work)) return false;
+  for (int p = 0; p < work.count; ++p) {
+    Product const& product = work.products[p];
+    PackedScales const& packed = what.packed[p];
+    // Words of scales lie at the same place in their four bytes for every 16th row.
+    int const step = what.format == Format::mxfp4 ? 2 : 4;
+    auto const bytes = std::int64_t{product.features} * packed.scale_pitch;
+    if (product.k % 32 != 0 || bytes >= std::int64_t{1} << 30 || packed.code_pitch % 16 != 0 ||
+        packed.scale_pitch % step != 0 || !aligned(packed.scales) || !aligned(packed.zeros)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void launch_packed(void* stream, PackedWork const& all) {
+  PackedLaunch what{};
+  describe(all.work, what);
+  for (int p = 0; p < all.work.count; ++p) what.packed[p] = all.packed[p];
+  auto const queue = static_cast<cudaStream_t>(stream);
+  switch (all.format) {
+    case Format::nvfp4:
+      return launch_format<Nvfp4>(queue, what, all.work);
+    case Format::int4:
+      return launch_format<Int4<false>>(queue, what, all.work);
+    case Format::int4_zero:
+      return launch_format<Int4<true>>(queue, what, all.work);
+    default:
+      return launch_format<Mxfp4>(queue, what, all.work);
+  }
+}
+
+}  // namespace kmoe::device::sm90
