@@ -83,7 +83,7 @@ __device__ __forceinline__ std::uint32_t own_byte(int own) {
 /// the scale, is a number for scales up to 2^32.
 struct Mxfp4 {
   static constexpr bool in_sums = false, part_scaled = false, has_zeros = false, has_large = true;
-  static constexpr float unit = 0x1p32F;
+  static constexpr float times = 0x1p32F;
   static constexpr int slot_bytes = 4;
   std::uint32_t scales;
 
@@ -118,7 +118,7 @@ struct Mxfp4 {
 /// make up for it.
 struct Nvfp4 {
   static constexpr bool in_sums = false, part_scaled = true, has_zeros = false, has_large = false;
-  static constexpr float unit = 256;
+  static constexpr float times = 256;
   static constexpr int slot_bytes = 8;
   std::uint32_t scales[2];
 
@@ -147,7 +147,7 @@ struct Nvfp4 {
 template <bool Zeros>
 struct Int4 {
   static constexpr bool in_sums = true, part_scaled = false, has_zeros = Zeros, has_large = false;
-  static constexpr float unit = 1;
+  static constexpr float times = 1;
   static constexpr int slot_bytes = 4;
   float scale;
   std::uint32_t zero;  // 128 more, twice
@@ -515,7 +515,7 @@ struct PackedBlock : Block<Tile> {
     float const* const scales = packed.part_scales + task.group * packed.parts;
 #pragma unroll
     for (int part = 0; part < parts; ++part) {
-      float s[2] = {Rows::unit, Rows::unit};
+      float s[2] = {Rows::times, Rows::times};
 #pragma unroll
       for (int h = 0; Rows::part_scaled && h < 2; ++h) {
         int const at =
@@ -523,7 +523,7 @@ struct PackedBlock : Block<Tile> {
         s[h] *= scales[at / packed.part_rows];
       }
 #pragma unroll
-      for (int n = 0; Rows::unit != 1 && n < N / 2; ++n) acc[part][n] *= s[n / 2 % 2];
+      for (int n = 0; Rows::times != 1 && n < N / 2; ++n) acc[part][n] *= s[n / 2 % 2];
     }
     if constexpr (Rows::has_large) {
       // Rare: the sums of such rows again, one by one.
