@@ -81,6 +81,13 @@ bool run_packed(E const& exec, char const* label, DeviceGemm<T> const& first,
   }
 }
 
+/// What Hopper's fp8 kernel takes: codes and float scales of 128 x 128.
+template <ExecutionSpace E>
+bool is_fp8_block(QuantizedTensor<E> const& t) {
+  static QuantScheme const scheme = quant_scheme("fp8_block");
+  return t.scheme == scheme && t.codes.extent(2) == static_cast<std::size_t>(t.columns);
+}
+
 }  // namespace
 
 template <ExecutionSpace E, Element T>
@@ -129,13 +136,6 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
     }
     tile_gemm<E, float>(exec, label, g);
   }
-}
-
-/// Hopper's fp8 kernel: codes and float scales of 128 x 128.
-template <ExecutionSpace E>
-bool is_fp8_block(QuantizedTensor<E> const& t) {
-  return t.scheme == quant_scheme("fp8_block") &&
-         t.codes.extent(2) == static_cast<std::size_t>(t.columns);
 }
 
 template <ExecutionSpace E, Element T>

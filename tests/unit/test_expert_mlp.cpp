@@ -234,15 +234,24 @@ TYPED_TEST(ExpertMlp, EveryTile) {
   struct Size {
     index_t tokens, slots, experts;
   };
-  for (auto const size : {Size{3, 1, 2}, Size{30, 4, 40}, Size{100, 2, 3}, Size{300, 2, 70}}) {
+  auto const check = [](Size const& size, index_t hidden, GateUpLayout layout) {
     Problem p;
     p.tokens = size.tokens;
     p.slots = size.slots;
     p.experts = size.experts;
-    p.hidden = 136;
+    p.hidden = hidden;
     p.intermediate = 968;  // the last tile of features is not whole
+    p.layout = layout;
+    if (layout == GateUpLayout::plain) p.intermediate = 1288;
     TestFixture::check(p);
+  };
+  for (auto const& size : {Size{3, 1, 2}, Size{4, 3, 20}, Size{30, 4, 40}, Size{100, 2, 3},
+                           Size{300, 2, 70}, Size{700, 2, 70}}) {
+    check(size, 136, GateUpLayout::gate_first);
   }
+  // Many rows of each expert; with gates only where no host computes them, too.
+  check({3400, 2, 70}, 24, GateUpLayout::plain);
+  if (!on_host<typename TypeParam::E>) check({3400, 2, 70}, 264, GateUpLayout::gate_first);
 }
 
 TYPED_TEST(ExpertMlp, AllToOneNoneAnywhereNoTokens) {

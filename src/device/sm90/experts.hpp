@@ -68,8 +68,8 @@ std::size_t num_counters(std::int64_t rows);
 
 /// One kernel, asynchronous on `stream` (a cudaStream_t); does not allocate, can be captured into a
 /// graph. For work that takes() accepts. Throws std::runtime_error if the launch fails.
-/// Cost: 2 rows k features flops of each product; each expert's weights cross once for 128 of its
-/// rows. Tested through ExpertMlp and grouped_gemm.
+/// Cost: 2 rows k features flops of each product; each expert's weights cross once for a
+/// tile of its rows, up to 176. Tested through ExpertMlp and grouped_gemm.
 void launch(void* stream, Operand operand, Work const& work);
 
 }  // namespace kmoe::device::sm90

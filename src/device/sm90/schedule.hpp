@@ -96,6 +96,9 @@ struct Tile {
   static constexpr int bytes(int groups, bool grouping) {
     return 1024 + tables + bytes_of_tables(groups, grouping);
   }
+  // Larger tiles are chosen where they fit (experts.cpp).
+  static_assert(Tokens > 128 || bytes(max_groups, false) <= shared_limit);
+  static_assert(Tokens > 128 || bytes(max_grouped_groups, true) <= shared_limit);
   static_assert(threads / 32 * max_grouped_groups * 2 <= Stages * stage_bytes);  // count_slots
 };
 
