@@ -50,9 +50,7 @@ void bench(Space const& exec, kmoe::cli::Preset const& size, kmoe::QuantFormat c
   auto const hidden = static_cast<std::size_t>(size.hidden_size);
   auto const inter = static_cast<std::size_t>(size.intermediate_size);
   auto const experts = static_cast<std::size_t>(std::min(size.num_experts, 32));
-  kmoe::ExpertWeights<Space, T> weights;
-  weights.quantized_gate_up = random_tensor(exec, format.scheme, experts, 2 * inter, hidden, 2);
-  weights.quantized_down = random_tensor(exec, format.scheme, experts, hidden, inter, 1);
+  auto const weights = random_experts(exec, format.scheme, experts, hidden, inter);
   kmoe::ExpertMlp<Space, T> mlp(exec, weights, {});
   double const expert_bytes =
       static_cast<double>(weights.quantized_gate_up.bytes() + weights.quantized_down.bytes()) /

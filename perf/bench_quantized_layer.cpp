@@ -47,9 +47,7 @@ void bench(Space const& exec, Shape const& shape, kmoe::QuantFormat const& forma
   auto const inter = static_cast<std::size_t>(size.intermediate_size);
   auto const experts = static_cast<std::size_t>(size.num_experts);
   auto const slots = static_cast<std::size_t>(size.top_k);
-  kmoe::ExpertWeights<Space, T> weights;
-  weights.quantized_gate_up = random_tensor(exec, format.scheme, experts, 2 * inter, hidden, 2);
-  weights.quantized_down = random_tensor(exec, format.scheme, experts, hidden, inter, 1);
+  auto const weights = random_experts(exec, format.scheme, experts, hidden, inter);
   kmoe::ExpertMlp<Space, T> mlp(exec, weights, {});
   double const expert_bytes =
       static_cast<double>(weights.quantized_gate_up.bytes() + weights.quantized_down.bytes()) /

@@ -9,6 +9,7 @@
 
 #include <Kokkos_Core.hpp>
 #include <kmoe/core/quantization.hpp>
+#include <kmoe/experts/expert_mlp.hpp>
 
 #include "device_timer.hpp"
 
@@ -59,6 +60,18 @@ inline kmoe::QuantizedTensor<Space> random_tensor(Space const& exec,
   }
   exec.fence("perf::random_tensor");
   return t;
+}
+
+/// Random experts of that format: gates and ups [experts, 2 intermediate, hidden], and down.
+inline kmoe::ExpertWeights<Space, kmoe::bfloat16> random_experts(Space const& exec,
+                                                                 kmoe::QuantScheme const& scheme,
+                                                                 std::size_t experts,
+                                                                 std::size_t hidden,
+                                                                 std::size_t intermediate) {
+  kmoe::ExpertWeights<Space, kmoe::bfloat16> weights;
+  weights.quantized_gate_up = random_tensor(exec, scheme, experts, 2 * intermediate, hidden, 2);
+  weights.quantized_down = random_tensor(exec, scheme, experts, hidden, intermediate, 1);
+  return weights;
 }
 
 }  // namespace perf
