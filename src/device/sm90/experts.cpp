@@ -14,13 +14,14 @@ namespace kmoe::device::sm90 {
 namespace {
 
 /// The tiles there are.
-enum class Choice { one_row, one_token, stream, narrow, wide, large, fused };
+enum class Choice { one_row, one_token, stream, narrow, wide, large, pair, fused };
 using OneRowTile = Tile<32, 8, 10, 1, 4>;
 using OneTokenTile = Tile<64, 8, 5, 1, 4>;  // narrow, so that all multiprocessors are busy
 using StreamTile = Tile<128, 64, 4, 2, 2>;  // few rows: 256 bytes of each row of weights at once
 using NarrowTile = Tile<128, 128, 6, 2>;    // few tiles
 using WideTile = Tile<256, 128, 4, 2>;
-using LargeTile = Tile<256, 176, 4, 2>;  // many rows of an expert; no memory left to group in
+using LargeTile = Tile<256, 176, 4, 2>;       // many rows of an expert; no memory left to group in
+using PairTile = Tile<256, 176, 4, 2, 1, 2>;  // two of them
 
 /// Sizes decide, never the routing, which is not known here: any choice is right for any routing
 /// and gives the same bits.
@@ -37,8 +38,8 @@ Choice choose(Work const& work) {
   }
   if (rows < 16 * groups) return Choice::stream;
   if ((ceil_div(rows, 128) + groups) * ceil_div(features, 256) < 4 * blocks) return Choice::narrow;
-  bool const fits = LargeTile::bytes(work.groups, false) <= shared_limit;
-  return rows >= 96 * groups && fits ? Choice::large : Choice::wide;
+  if (rows < 96 * groups || PairTile::bytes(work.groups, false) > shared_limit) return Choice::wide;
+  return rows < 192 * groups ? Choice::large : Choice::pair;
 }
 
 template <Operand Type>
@@ -46,18 +47,19 @@ void launch_of(cudaStream_t stream, Launch& what, Work const& work) {
   int const blocks = machine().multiprocessors;
   auto const with = [&](auto tile) {
     using T = decltype(tile);
-    // Blocks of one processing cluster share few weights and few rows at a time (8 tiles of tokens
-    // were best of 1 to 32). Enough tiles of the first product lie between a tile of the second
-    // and its input.
-    what.band = T::tokens <= 64 ? 2 : 8;
+    // Blocks that run at the same time share few weights and few rows: 8 tiles of tokens were best
+    // of 1 to 32, 4 where an expert has one. Enough tiles of the first product lie between a tile
+    // of the second and its input.
+    what.band = T::tokens <= 64 ? 2 : T::pair > 1 || T::tokens > 128 ? 4 : 8;
     for (int p = 0; p < what.count; ++p) what.widths[p] = T::features;
-    what.lag = ceil_div(3 * blocks, what.band * ceil_div(work.products[0].features, T::features));
+    what.lag = ceil_div(3 * blocks / T::pair,
+                        what.band * ceil_div(work.products[0].features, T::features));
     // A second product of few tiles: half of them leave more multiprocessors without work.
     auto const tiles =
         (ceil_div(work.rows, T::tokens) + std::min<std::int64_t>(work.rows, work.groups)) *
         ceil_div(work.products[1].features, T::features);
     if (what.count == 2 && T::groups == 2 && 2 * tiles <= blocks) what.widths[1] /= 2;
-    encode_maps(what, Type);
+    encode_maps(what, Type, T::pair);
     launch_kernel<experts_kernel<Type, T>, T>(stream, what, blocks);
   };
   switch (choose(work)) {
@@ -73,6 +75,8 @@ void launch_of(cudaStream_t stream, Launch& what, Work const& work) {
       return with(WideTile{});
     case Choice::large:
       return with(LargeTile{});
+    case Choice::pair:
+      return with(PairTile{});
     case Choice::fused:
       break;
   }
@@ -106,7 +110,7 @@ bool takes(Work const& work) {
   if ((rows / 32 + max_groups) * features >= std::int64_t{1} << 30) return false;
   bool const groups_here = work.ids != nullptr;
   if (groups_here && (work.num_slots > max_grouped || work.groups > max_grouped_groups ||
-                      choose(work) == Choice::large)) {
+                      choose(work) == Choice::large || choose(work) == Choice::pair)) {
     return false;
   }
   if (work.y != nullptr) {

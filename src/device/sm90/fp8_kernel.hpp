@@ -41,11 +41,10 @@ struct Fp8Launch : Launch {
 
 /// `Codes`: what comes in is codes, else elements.
 template <int Features, int Tokens, int Stages, int Groups, int Depth, bool Codes>
-struct Fp8Tile : Tile<Features, Tokens, Stages, Groups, Depth> {
-  using Base = Tile<Features, Tokens, Stages, Groups, Depth>;
-  static constexpr bool codes = Codes;
+struct Fp8Tile : Tile<Features, Tokens, Stages, Groups, Depth, 1, 2048> {
+  using Base = Tile<Features, Tokens, Stages, Groups, Depth, 1, 2048>;
+  static constexpr bool codes = Codes, by_eights = false;
   static constexpr int row_k = scale_k, piece_k = 16;
-  static constexpr bool rows_in_registers = true;
   static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? 56 : 168;
   static constexpr int registers = Groups == 1 ? 240 : Codes ? 224 : 168;
   // Of a step of k: those of the tokens, then for each group of the first and the second halves.
@@ -86,7 +85,7 @@ struct Fp8Block : Block<Tile> {
     Scales const* scales;
     int from[own], weights;  // where they begin, or -1
   };
-  __device__ Beside beside_rows(Task const& task, std::uint32_t const* table) const {
+  __device__ Beside beside_rows(Task const& task, int const* rows) const {
     Scales const& s = scales[task.product];
     int const thread = threadIdx.x - 32;
     Beside b;
@@ -94,11 +93,7 @@ struct Fp8Block : Block<Tile> {
 #pragma unroll
     for (int n = 0; n < Beside::own; ++n) {
       int const r = thread + n * loader_threads;
-      // The table has where the rows begin, in pieces, as their loaders want them.
-      constexpr int step = loader_threads / 8;
-      std::uint32_t const place = table[r % step * Tile::own_places + r / step];
-      auto const row = static_cast<int>(place / (this->launch.products[task.product].k / 16));
-      b.from[n] = r < task.count ? row * s.in_row : -1;
+      b.from[n] = r < task.count ? rows[n] * s.in_row : -1;
     }
     b.weights = -1;
     if (thread < 2 * Tile::groups) {

@@ -39,8 +39,8 @@ struct WideBlock : Fp8Block<Tile> {
   };
   int next_batch;  // of the loaders
 
-  __device__ Beside beside_rows(Task const& task, std::uint32_t const* table) {
-    auto const b = Base::beside_rows(task, table);
+  __device__ Beside beside_rows(Task const& task, int const* rows) {
+    auto const b = Base::beside_rows(task, rows);
     Beside own{b.scales, {}, b.weights, next_batch};
 #pragma unroll
     for (int n = 0; n < Beside::own; ++n) own.from[n] = b.from[n];

@@ -27,7 +27,7 @@ inline constexpr int copy_bytes = 64 * row_bytes;  // of one bulk copy of weight
 /// `Width`: H rounded up to a multiple of 64, up to 256.
 template <int Width>
 struct FusedTile {
-  static constexpr int width = Width, tokens = 128, threads = 3 * group_threads;
+  static constexpr int width = Width, tokens = 128, threads = 3 * group_threads, pair = 1;
   static constexpr int blocks = Width / 64;  // of k of gate_up, of columns of the output
   static constexpr int block_bytes = tokens * row_bytes;  // 64 of k of x, or of gate_up's chunk
   // A unit of the ring holds gate_up's chunk for 128 of k, or down's chunk for all of H.

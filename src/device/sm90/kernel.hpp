@@ -29,8 +29,6 @@ struct Block {
   char* memory;        // the same
   Schedule schedule;
 
-  // In tiles of k: what the first group is ahead of the second.
-  static constexpr int lead = Tile::groups == 2 && Tokens >= 128 ? (Stages > 3 ? 2 : 1) : 0;
   using Sums = float[Tile::parts][Tile::sums / 2];
 
   __device__ std::uint32_t stage(int s) const { return base + s * Tile::stage_bytes; }
@@ -44,14 +42,18 @@ struct Block {
     return base + Tile::tasks + task_places * static_cast<int>(sizeof(Task)) + 8 * place;
   }
   __device__ std::uint32_t task_empty(int place) const { return task_full(task_places + place); }
+  __device__ std::uint32_t number_full(int place) const { return base + Tile::numbers + 8 * place; }
+  __device__ std::uint32_t number_at(int place) const {
+    return number_full(number_places) + 4 * place;
+  }
 
   /// All threads.
   __device__ void make_schedule() {
     auto const tiles = [&](int p) {
       return (launch.products[p].features + launch.widths[p] - 1) / launch.widths[p];
     };
-    schedule = cut_groups<Tokens>(launch, memory + Tile::tables, memory, tiles(0),
-                                  launch.count == 2 ? tiles(1) : 0);
+    schedule = cut_groups<Tile::pair * Tokens>(launch, memory + Tile::tables, memory, tiles(0),
+                                               launch.count == 2 ? tiles(1) : 0);
   }
 
   /// Features of a tile from `first` on that there are.
@@ -68,7 +70,7 @@ struct Block {
   /// The number of the next tile. Drawn from a counter where tiles wait for others, so that each
   /// one waits for earlier ones alone, and those are with blocks that run.
   __device__ int draw(int turn) const {
-    if (launch.count == 1) return blockIdx.x + turn * gridDim.x;
+    if (launch.count == 1) return (blockIdx.x + turn * gridDim.x) / Tile::pair;
     return static_cast<int>(atomicAdd(launch.counters + 1, 1U));
   }
 
@@ -80,9 +82,34 @@ struct Block {
   }
   __device__ static int handed_at(int tiles) { return max(tiles - Stages, drawn_at(tiles) + 1); }
 
+  /// Thread 0 of a pair's blocks: what the first of them has drawn.
+  __device__ int share(Ring<number_places>& place, int number) const {
+    if (cluster_rank() == 0) {
+      store_async(address_in(1, number_at(place.stage)), number,
+                  address_in(1, number_full(place.stage)));
+    } else {
+      barrier_arrive_expecting(number_full(place.stage), 4);
+      barrier_wait(number_full(place.stage), place.phase);
+      number = *reinterpret_cast<int volatile const*>(memory + Tile::numbers + 8 * number_places +
+                                                      4 * place.stage);
+    }
+    place.next();
+    return number;
+  }
+
+  /// A block's half of a pair's tile.
+  __device__ static Task own_half(Task task) {
+    int const first = min((task.count + 15) / 16 * 8, task.count);
+    int const rank = cluster_rank();
+    task.row += rank * first;
+    task.count = rank == 0 ? first : task.count - first;
+    return task;
+  }
+
   /// Thread 0: the i-th tile to the other warps.
   __device__ Task hand_out(Ring<task_places>& place, int i) const {
-    Task const task = schedule.task(i);
+    Task task = schedule.task(i);
+    if constexpr (Tile::pair > 1) task = own_half(task);
     barrier_wait(task_empty(place.stage), place.phase ^ 1);
     *task_at(place.stage) = task;
     barrier_arrive(task_full(place.stage));
@@ -94,19 +121,26 @@ struct Block {
   __device__ void load_weights(int number) {
     Ring<Stages> ring;
     Ring<task_places> place;
-    Task task = hand_out(place, number);
+    Ring<number_places> numbers;
+    int const rank = Tile::pair > 1 ? cluster_rank() : 0;
+    auto const hand_out_next = [&] {
+      if constexpr (Tile::pair > 1) number = share(numbers, number);
+      return hand_out(place, number);
+    };
+    Task task = hand_out_next();
     for (int turn = 1; task.product >= 0; ++turn) {
       Product const& product = launch.products[task.product];
       int const tiles = k_tiles(task.product);
       int const handed = handed_at(tiles);
-      int const first = task.feature * launch.widths[task.product];
+      int const share = launch.widths[task.product] / Tile::pair;
+      int const first = task.feature * launch.widths[task.product] + rank * share;
       int const bytes = launch.widths[task.product] * row_bytes;
       CUtensorMap const* const inner_map = &launch.maps[task.product];
       CUtensorMap const* const edge_map = &launch.edge_maps[task.product];
       Task next;
       for (int kt = 0; kt < tiles; ++kt) {
-        if (kt == drawn_at(tiles)) number = draw(turn);
-        if (kt == handed) next = hand_out(place, number);
+        if (kt == drawn_at(tiles) && rank == 0) number = draw(turn);
+        if (kt == handed) next = hand_out_next();
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
         std::uint32_t const barrier = full(ring.stage);
         barrier_arrive_expecting(barrier, Tile::depth * bytes);
@@ -115,16 +149,17 @@ struct Block {
           int const k = (kt * Tile::depth + sub) * Tile::row_k;
           bool const edge = k == 0 || k + Tile::row_k >= product.k;
           CUtensorMap const* const map = edge ? edge_map : inner_map;
-          std::uint32_t const to = stage(ring.stage) + sub * Tile::features * row_bytes;
+          std::uint32_t const to =
+              stage(ring.stage) + (sub * Tile::features + rank * share) * row_bytes;
           if (product.halves == Halves::none) {
-            tensor_copy_3d(to, map, barrier, k, first, task.group);
+            tensor_copy_3d<Tile::pair>(to, map, barrier, k, first, task.group);
           } else {
-            tensor_copy_5d(to, map, barrier, k, 0, 0, first / 16, task.group);
+            tensor_copy_5d<Tile::pair>(to, map, barrier, k, 0, 0, first / 16, task.group);
           }
         }
         ring.next();
       }
-      if (handed >= tiles) next = hand_out(place, number);
+      if (handed >= tiles) next = hand_out_next();
       task = next;
     }
   }
@@ -143,7 +178,7 @@ struct Block {
   static constexpr int weight_threads = 1;               // of load_weights()
   static constexpr int token_arrivals = loader_threads;  // at a stage, of all but thread 0
   static constexpr bool finishes_together = false;       // the groups of a gated tile
-  __device__ int beside_rows(Task const&, std::uint32_t const*) const {
+  __device__ int beside_rows(Task const&, int const*) const {
     return 0;
   }
   __device__ void bring_beside_rows(int, int, int) const {}
@@ -165,19 +200,25 @@ struct Block {
       return Tile::weight_bytes + row * row_bytes + ((piece ^ (row & 7)) << 4);
     };
     std::uint32_t const to[2] = {spot(first), spot(first + step)};
-    auto* const tables = reinterpret_cast<std::uint32_t*>(memory + Tile::rows);
+    // Where each row begins; the first two of a thread, then the first two of the next...
+    struct alignas(16) Two {
+      char const* row[2];
+    };
+    auto* const table = reinterpret_cast<Two*>(memory + Tile::rows);
+    auto const* const own = table + first;
 
     int const last_row = schedule.first_row[schedule.groups] - 1;
-    // Where the rows of the next tile lie is looked up while this one is on its way.
+    // Which rows the next tile has is looked up while this one is on its way.
     int rows[own_rows];
     auto const look_up = [&](Task const& task) {
       bool const slots = launch.products[task.product].gather;
+      int const divisor = schedule.has_slots() && slots ? launch.slots_per_row : 1;
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
         // Rows past the end repeat the last one: their columns of D are not stored.
         int const row =
             min(task.row + min(thread + n * loader_threads, max(task.count - 1, 0)), last_row);
-        rows[n] = slots ? schedule.slot(row) : row;
+        rows[n] = slots ? schedule.slot(row) / divisor : row;
       }
     };
 
@@ -185,31 +226,25 @@ struct Block {
     Ring<task_places> place;
     Task next = next_task(place);
     if (next.product >= 0) look_up(next);
-    for (int buffer = 0; next.product >= 0; buffer ^= 1) {
+    while (next.product >= 0) {
       Task const task = next;
       Product const& product = launch.products[task.product];
-      // Where each row begins, in 16 bytes; those that a thread brings lie together.
-      std::uint32_t* const table = tables + buffer * Tile::row_places;
-      auto const* const own = reinterpret_cast<uint4 const*>(table + first * Tile::own_places);
-      std::uint32_t const pitch = product.k / Tile::piece_k;
-      int const divisor = schedule.has_slots() && product.gather ? launch.slots_per_row : 1;
+      auto const* const in = static_cast<char const*>(product.in);
+      int const pitch = product.k / Tile::piece_k * 16;
+      named_barrier(1, loader_threads);  // nobody needs the table of the last tile
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
-        int const r = thread + n * loader_threads;
-        if (r < Tokens) table[r % step * Tile::own_places + r / step] = rows[n] / divisor * pitch;
+        int const r = thread + n * loader_threads, m = r / step;
+        if (r < Tokens) {
+          table[m / 2 * step + r % step].row[m % 2] = in + std::int64_t{rows[n]} * pitch;
+        }
       }
       named_barrier(1, loader_threads);
-      [[maybe_unused]] uint4 kept[Tile::own_places / 4];
-      if constexpr (Tile::rows_in_registers) {
-#pragma unroll
-        for (int n = 0; n < Tile::own_places / 4; ++n) kept[n] = own[n];
-      }
+      auto const beside = self.beside_rows(task, rows);
       if (task.product == 1) {
-        std::uint32_t const expected = schedule.features0 * Tile::groups;
+        std::uint32_t const expected = schedule.features0 * Tile::groups * Tile::pair;
         while (load_acquire(ready(task.tile)) < expected) __nanosleep(32);
       }
-      auto const* const in = static_cast<uint4 const*>(product.in);
-      auto const beside = self.beside_rows(task, table);
       int const tiles = k_tiles(task.product);
       // The next tile is looked up while the last stages of this one are on their way. To hand it
       // out at a step, the weights need the rows of all but Stages - 1 steps up to it.
@@ -225,20 +260,17 @@ struct Block {
           int const k = (kt * Tile::depth + sub) * Tile::row_k;
           std::uint32_t const base = stage(ring.stage) + sub * Tokens * row_bytes;
           std::uint32_t const at[2] = {base + to[0], base + to[1]};
-          uint4 const* const from = in + k / Tile::piece_k + piece;
+          std::uint32_t const offset = (kt * Tile::depth + sub) * row_bytes + piece * 16;
           auto const bring = [&](auto const& copy) {
+            Two ahead = own[0];
 #pragma unroll
-            for (int n = 0; n < steps; n += 4) {
-              if (n * step >= task.count) break;
-              uint4 const four = Tile::rows_in_registers ? kept[n / 4] : own[n / 4];
-              std::uint32_t const pieces[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-              for (int m = n; m < n + 4 && m < steps; ++m) {
-                if (m % 2 == 0 && m * step >= task.count) break;
-                if (first + m * step < Tokens) {
-                  copy(at[m % 2] + m / 2 * 2 * step * row_bytes, from + pieces[m - n]);
-                }
-              }
+            for (int m = 0; m < steps; m += 2) {
+              if (m * step >= task.count) break;
+              Two const two = ahead;
+              if (m + 2 < steps) ahead = own[(m / 2 + 1) * step];
+              std::uint32_t const past = m * step * row_bytes;
+              if (first + m * step < Tokens) copy(at[0] + past, two.row[0] + offset);
+              if (first + (m + 1) * step < Tokens) copy(at[1] + past, two.row[1] + offset);
             }
           };
           if (k + Tile::row_k <= product.k) {
@@ -246,7 +278,7 @@ struct Block {
           } else {
             bool const inside = k + piece * Tile::piece_k < product.k;
             bring([=](std::uint32_t to, void const* from) {
-              inside ? copy_async_16(to, from) : copy_async_zeros_16(to, in);
+              inside ? copy_async_16(to, from) : copy_async_zeros_16(to, product.in);
             });
           }
         }
@@ -261,13 +293,20 @@ struct Block {
     }
   }
 
+  /// One lane of a warp that has done with a stage: in both blocks of a pair, each of which loads a
+  /// half of the weights for both.
+  __device__ void leave(int stage) const {
+    barrier_arrive(empty(stage));
+    if constexpr (Tile::pair > 1) {
+      barrier_arrive_in_cluster(address_in(cluster_rank() ^ 1, empty(stage)));
+    }
+  }
+
   /// The sums of one tile: acc = B . X^T for N tokens.
   template <Operand Type, int N>
   __device__ __forceinline__ void multiply(Sums& acc, Ring<Stages>& ring, int group, int tiles,
                                            bool signals) {
     int previous = -1;
-    // The second group stays behind the first one: they finish their tiles one after the other.
-    if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(full(ring.stage), ring.phase);
       proxy_fence();  // the rows came by ordinary copies
@@ -276,38 +315,34 @@ struct Block {
 #pragma unroll
       for (int step = 0; step < Tile::depth * tile_k / 16; ++step) {
         int const sub = step / (tile_k / 16), inner = step % (tile_k / 16);
-        auto const left = matrix_descriptor(at + sub * Tile::features * row_bytes +
-                                            group * Tile::parts * Tile::part_bytes) +
+        auto const left = matrix_descriptor<Tile::parts>(at + sub * Tile::features * row_bytes +
+                                                         group * Tile::parts * Tile::part_bytes) +
                           2 * inner;
         auto const right =
             matrix_descriptor(at + Tile::weight_bytes + sub * Tokens * row_bytes) + 2 * inner;
 #pragma unroll
         for (int part = 0; part < Tile::parts; ++part) {
-          wgmma<Type, N>(acc[part], left + part * (Tile::part_bytes >> 4), right, (kt | step) != 0);
+          wgmma<Type, N>(acc[part], left + part * (8 * row_bytes >> 4), right, (kt | step) != 0);
         }
       }
       wgmma_commit();
-      if (lead > 0 && group == 0 && kt == min(lead, tiles) - 1) {
-        named_barrier_arrive(4, 2 * group_threads);
-      }
       if (previous >= 0) {
         wgmma_wait<1>();
-        if (signals) barrier_arrive(empty(previous));
+        if (signals) leave(previous);
       }
       previous = ring.stage;
       ring.next();
     }
     wgmma_wait<0>();
-    if (signals) barrier_arrive(empty(previous));
+    if (signals) leave(previous);
   }
 
   /// For a group that has no features in a tile.
   __device__ void pass_by(Ring<Stages>& ring, int group, int tiles, bool signals) {
-    if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(full(ring.stage), ring.phase);
       __syncwarp();
-      if (signals) barrier_arrive(empty(ring.stage));
+      if (signals) leave(ring.stage);
       ring.next();
     }
   }
@@ -331,6 +366,45 @@ struct Block {
     multiply_some<Type>(acc, ring, group, k_tiles(task.product), signals, task.count);
   }
 
+  /// A warp's part of a tile, Pieces times eight columns from `first` on, to the rows of the second
+  /// product's input or of the result; word(j, piece) has a feature's elements of two tokens, as
+  /// the tensor cores leave them; row(r) is where token r of the tile goes. By way of 512 bytes of
+  /// the warp's own: nobody waits for another warp.
+  template <int Pieces, class Word, class Row>
+  __device__ __forceinline__ void store_tile(Task const& task, int first, int end, int width,
+                                             int staging, Word const& word, Row const& row) const {
+    constexpr int tokens = 32 / Pieces;  // at a time
+    static_assert(Tile::sums % tokens == 0);
+    int const lane = threadIdx.x % 32;
+    auto const spot = [&](int token, int piece) {
+      return staging + (token * Pieces + (piece ^ (token * Pieces / 8 & (Pieces - 1)))) * 16;
+    };
+    std::uint32_t const to = base + spot(lane / 8 / Pieces * 8 + lane % 8, lane / 8 % Pieces);
+    int const token = lane / Pieces, feature = first + lane % Pieces * 8;
+    auto const* const from = reinterpret_cast<uint4 const*>(memory + spot(token, lane % Pieces));
+    char* const out = static_cast<char*>(launch.products[task.product].out) + 2 * feature;
+    std::uint32_t m[4];
+    auto const pack_words = [&](int begin) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n) m[n] = word(begin / 8 + n / Pieces, n % Pieces);
+    };
+    pack_words(0);
+#pragma unroll
+    for (int begin = 0; begin < Tile::sums; begin += tokens) {
+      if (begin >= task.count) break;
+      __syncwarp();
+      store_transposed(to, m[0], m[1], m[2], m[3]);
+      __syncwarp();
+      uint4 const value = *from;
+      if (begin + tokens < Tile::sums) pack_words(begin + tokens);  // while that is on its way
+      if (begin + token < task.count && feature < end) {
+        auto const offset =
+            std::uint64_t{row(begin + token)} * static_cast<std::uint32_t>(2 * width);
+        *reinterpret_cast<uint4*>(out + offset) = value;
+      }
+    }
+  }
+
   template <Operand Type, class Self>
   __device__ void consume(Self& self, int group);
   template <Operand Type>
@@ -342,9 +416,10 @@ template <Operand Type, class Self>
 __device__ void Block<Tile>::consume(Self& self, int group) {
   int const thread = threadIdx.x % group_threads, warp = thread / 32, lane = thread % 32;
   int const barrier = 2 + group;
-  std::uint32_t const staging = base + Tile::staging + group * Tile::staging_bytes;
-  auto const* const staged = memory + Tile::staging + group * Tile::staging_bytes;
-  auto* const token_weights = reinterpret_cast<float*>(memory + Tile::weights) + group * Tile::sums;
+  int const staging = Tile::staging + group * Tile::staging_bytes + warp * warp_staging;
+  auto* const token_weights =
+      reinterpret_cast<float*>(memory + Tile::weights) + group * 2 * Tile::sums;
+  auto* const token_targets = reinterpret_cast<int*>(token_weights + Tile::sums);
   constexpr int own_rows = (Tokens + group_threads - 1) / group_threads;
 
   clear_missing(launch, schedule, group * group_threads + thread, Tile::groups * group_threads);
@@ -369,152 +444,98 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     }
 
     float own_weights[own_rows];
-    if (weighted) {
+    int own_targets[own_rows];  // rows of the result
+    if (!gated) {
+      bool const to_slots = task.product == 1 && launch.sides.direct != nullptr;
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
-        int const r = thread + n * group_threads;
-        if (r < task.count) {
-          own_weights[n] = product.weights[schedule.slot(task.row + r)];
+        int const r = thread + n * group_threads, row = task.row + r;
+        own_weights[n] = 1.0F;
+        own_targets[n] = row;
+        if (r < task.count && (weighted || to_slots)) {
+          int const slot = schedule.slot(row);
+          if (weighted) own_weights[n] = product.weights[slot];
+          if (to_slots) own_targets[n] = slot;
         }
       }
     }
 
     self.template multiply_tile<Type>(acc, ring, group, lane == 0, task);
 
-    if (weighted) {
+    if (!gated) {
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
         int const r = thread + n * group_threads;
-        if (r < task.count) token_weights[r] = own_weights[n];
+        if (r < Tokens) {
+          token_weights[r] = own_weights[n];
+          token_targets[r] = own_targets[n];
+        }
       }
       named_barrier(barrier, group_threads);
     }
 
-    auto* const out = static_cast<std::uint16_t*>(product.out);
+    // Parts whose features are finished together.
+    constexpr int together = Tile::by_eights ? Tile::parts : 1;
+    int const own_end = first_feature + Tile::parts * Tile::part_features;
+    auto const first_of = [&](int part) {
+      return first_feature + part * Tile::part_features + 16 * together * warp;
+    };
     if (gated && self.template finish_gated<Type>(acc, task, group, thread)) {
       // It is.
     } else if (gated) {
-      constexpr int most = Tile::staging_bytes / 64;
-      constexpr int chunk = Tile::sums < most ? Tile::sums : most;
-      constexpr int own = Tile::part_features / 2;
       int const width = product.features / 2;
+      bool const interleaved = product.halves == Halves::interleaved;
 #pragma unroll
-      for (int part = 0; part < Tile::parts; ++part) {
-        int const begin = (first_feature + part * Tile::part_features) / 2;
-        int const feature = begin + 8 * warp + lane / 4;
-        float bias[2] = {0.0F, 0.0F};
-        if (product.bias != nullptr && feature < width) {
-          bool const interleaved = product.halves == Halves::interleaved;
-          float const* const b = product.bias + std::int64_t{task.group} * product.features +
-                                 (interleaved ? 2 * feature : feature);
-          bias[0] = b[0];
-          bias[1] = b[interleaved ? 1 : width];
+      for (int part = 0; part < Tile::parts; part += together) {
+        int const first = first_of(part) / 2;
+        float bias[together][2] = {};
+#pragma unroll
+        for (int piece = 0; piece < together; ++piece) {
+          int const feature = first + 8 * piece + lane / 4;
+          if (product.bias == nullptr || feature >= width) continue;
+          float const* const b = product.bias + std::int64_t{task.group} * product.features;
+          bias[piece][0] = b[interleaved ? 2 * feature : feature];
+          bias[piece][1] = b[interleaved ? 2 * feature + 1 : feature + width];
         }
         with_activation(product, [&](auto const& act) {
-          auto const finish = [&](float first, float second) {
-            return act(first + bias[0], second + bias[1]);
+          auto const word = [&](int j, int piece) {
+            // Two parts are the gates and the ups, one has both in its halves.
+            float const* const a = acc[part] + 4 * j + 2 * piece;
+            float const* const b = together == 2 ? acc[Tile::parts - 1] + 4 * j + 2 * piece : a + 2;
+            return pack<Type>(act(a[0] + bias[piece][0], b[0] + bias[piece][1]),
+                              act(a[1] + bias[piece][0], b[1] + bias[piece][1]));
           };
-#pragma unroll
-          for (int c = 0; c < Tile::sums; c += chunk) {
-            if (c < task.count) {
-#pragma unroll
-              for (int j = c / 8; j < min(c + chunk, Tile::sums) / 8; j += 4) {
-                if (8 * j < task.count) {
-                  std::uint32_t m[4];
-#pragma unroll
-                  for (int n = 0; n < 4; ++n) {
-                    float const* const d = acc[part] + 4 * (j + n);
-                    m[n] = pack<Type>(finish(d[0], d[2]), finish(d[1], d[3]));
-                  }
-                  int const token = 8 * j - c + lane;
-                  store_transposed(staging + token * 64 + ((warp ^ ((token >> 1) & 3)) << 4), m[0],
-                                   m[1], m[2], m[3]);
-                }
-              }
-              named_barrier(barrier, group_threads);
-#pragma unroll
-              for (int n = 0; n < chunk * 4 / group_threads; ++n) {
-                int const token = (thread + n * group_threads) / 4, piece = thread % 4;
-                if (c + token < task.count && 8 * piece < own && begin + 8 * piece < width) {
-                  auto const value = *reinterpret_cast<uint4 const*>(
-                      staged + token * 64 + ((piece ^ ((token >> 1) & 3)) << 4));
-                  *reinterpret_cast<uint4*>(out + std::int64_t{task.row + c + token} * width +
-                                            begin + 8 * piece) = value;
-                }
-              }
-              named_barrier(barrier, group_threads);
-            }
-          }
+          store_tile<together>(task, first, min(width, own_end / 2), width, staging, word,
+                               [&](int r) -> std::uint32_t { return task.row + r; });
         });
       }
     } else {
-      constexpr int most = Tile::staging_bytes / 128;
-      constexpr int chunk = Tile::sums < most ? Tile::sums : most;
-      constexpr int own = Tile::part_features, stores = chunk * 8 / group_threads;
+      constexpr int pieces = 2 * together;
       int const width = product.features;
+      auto const finish = [&](auto const& act) {
 #pragma unroll
-      for (int part = 0; part < Tile::parts; ++part) {
-        int const begin = first_feature + part * Tile::part_features;
-        int const feature = begin + 16 * warp + lane / 4;
-        float bias[2] = {0.0F, 0.0F};
-        if (product.bias != nullptr) {
-          float const* const b = product.bias + std::int64_t{task.group} * width;
-          if (feature < width) bias[0] = b[feature];
-          if (feature + 8 < width) bias[1] = b[feature + 8];
-        }
-        auto const finish = [&](auto const& act) {
+        for (int part = 0; part < Tile::parts; part += together) {
+          int const first = first_of(part);
+          float bias[pieces] = {};
 #pragma unroll
-          for (int c = 0; c < Tile::sums; c += chunk) {
-            if (c < task.count) {
-              int to[stores];
-#pragma unroll
-              for (int n = 0; n < stores; ++n) {
-                int const token = c + (thread + n * group_threads) / 8;
-                to[n] = task.row + token;
-                if (launch.sides.direct != nullptr && token < task.count)
-                  to[n] = schedule.slot(to[n]);
-              }
-#pragma unroll
-              for (int j = c / 8; j < min(c + chunk, Tile::sums) / 8; j += 2) {
-                if (8 * j < task.count) {
-                  std::uint32_t m[4];
-#pragma unroll
-                  for (int n = 0; n < 2; ++n) {
-                    float const* const d = acc[part] + 4 * (j + n);
-                    float2 w = {1.0F, 1.0F};
-                    if (weighted) {
-                      w = *reinterpret_cast<float2 const*>(token_weights + 8 * (j + n) +
-                                                           2 * (lane % 4));
-                    }
-                    m[2 * n] = pack<Type>(w.x * act(d[0] + bias[0]), w.y * act(d[1] + bias[0]));
-                    m[2 * n + 1] = pack<Type>(w.x * act(d[2] + bias[1]), w.y * act(d[3] + bias[1]));
-                  }
-                  int const token = 8 * j - c + 8 * (lane / 16) + lane % 8;
-                  int const piece = 2 * warp + lane / 8 % 2;
-                  store_transposed(staging + token * 128 + ((piece ^ (token & 7)) << 4), m[0], m[1],
-                                   m[2], m[3]);
-                }
-              }
-              named_barrier(barrier, group_threads);
-#pragma unroll
-              for (int n = 0; n < stores; ++n) {
-                int const token = (thread + n * group_threads) / 8, piece = thread % 8;
-                if (c + token < task.count && 8 * piece < own && begin + 8 * piece < width) {
-                  auto const value = *reinterpret_cast<uint4 const*>(staged + token * 128 +
-                                                                     ((piece ^ (token & 7)) << 4));
-                  *reinterpret_cast<uint4*>(out + std::int64_t{to[n]} * width + begin + 8 * piece) =
-                      value;
-                }
-              }
-              named_barrier(barrier, group_threads);
-            }
+          for (int piece = 0; piece < pieces; ++piece) {
+            int const feature = first + 8 * piece + lane / 4;
+            if (product.bias == nullptr || feature >= width) continue;
+            bias[piece] = product.bias[std::int64_t{task.group} * width + feature];
           }
-        };
-        if (product.act == Act::identity) {
-          finish([](float x) { return x; });
-        } else {
-          finish([&](float x) { return activate_other(product.act, x); });
+          auto const word = [&](int j, int piece) {
+            float const* const d = acc[part + piece % together] + 4 * j + piece / together * 2;
+            auto const w = *reinterpret_cast<float2 const*>(token_weights + 8 * j + 2 * (lane % 4));
+            return pack<Type>(w.x * act(d[0] + bias[piece]), w.y * act(d[1] + bias[piece]));
+          };
+          store_tile<pieces>(task, first, min(width, own_end), width, staging, word,
+                             [&](int r) -> std::uint32_t { return token_targets[r]; });
         }
+      };
+      if (product.act == Act::identity) {
+        finish([](float x) { return x; });
+      } else {
+        finish([&](float x) { return activate_other(product.act, x); });
       }
     }
     tell();
@@ -528,7 +549,8 @@ template <class Tile>
 template <Operand Type>
 __device__ void Block<Tile>::add_rows(int barrier, int thread) const {
   if (thread % group_threads == 0) {
-    std::uint32_t const expected = schedule.num_tiles * schedule.features1 * Tile::groups;
+    std::uint32_t const expected =
+        schedule.num_tiles * schedule.features1 * Tile::groups * Tile::pair;
     while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
   }
   named_barrier(barrier, group_threads);

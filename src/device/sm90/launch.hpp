@@ -27,16 +27,19 @@ void launch_kernel(cudaStream_t stream, What const& what, int blocks) {
     return true;
   }();
   static_cast<void>(raised);
-  cudaLaunchAttribute early{};  // the kernel waits by itself for the ones before it
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};  // the kernel waits by itself for the ones before it
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = Tile::pair;
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = blocks;
+  config.gridDim = blocks / Tile::pair * Tile::pair;
   config.blockDim = Tile::threads;
   config.dynamicSmemBytes = Tile::bytes(what.groups, what.sides.ids != nullptr);
   config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = Tile::pair > 1 ? 2 : 1;
   check(cudaLaunchKernelEx(&config, Kernel, what), "launch of the expert kernel");
 }
 

@@ -96,11 +96,12 @@ inline CUtensorMap encode(Product const& product, Operand operand, int groups,
   return map;
 }
 
-/// One bulk copy brings all features of a tile, or the end of them and zeros.
-inline void encode_maps(Launch& what, Operand operand) {
+/// One bulk copy brings all features of a tile, or the end of them and zeros; those of a pair of
+/// blocks a half each.
+inline void encode_maps(Launch& what, Operand operand, int pair = 1) {
   for (int p = 0; p < what.count; ++p) {
     auto const& product = what.products[p];
-    auto const box = static_cast<cuuint32_t>(what.widths[p]);
+    auto const box = static_cast<cuuint32_t>(what.widths[p] / pair);
     what.maps[p] = encode(product, operand, what.groups, box, true);
     // Where rows do not begin at multiples of 256 bytes, the other half is of another row, and
     // would leave the cache before it is used: memory of Kokkos begins 128 bytes past one.

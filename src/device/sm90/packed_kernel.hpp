@@ -197,21 +197,21 @@ struct PackedTile {
   static constexpr int threads = (1 + Groups) * group_threads;
   static constexpr int loader_registers = Blocks == 1 ? 56 : 48;
   static constexpr int registers = Blocks == 1 ? 224 : 96;
-  static constexpr bool rows_in_registers = Blocks == 1;
-  static constexpr int own_places = (Tokens + loader_threads / 2 - 1) / (loader_threads / 2) * 4;
-  static constexpr int row_places = loader_threads / 8 * own_places;
+  static constexpr int row_places = places_of_rows(Tokens);
+  static constexpr int pair = 1;
+  static constexpr bool by_eights = false;
   static constexpr int box = Depth < 4 ? 32 * Depth : 128;  // bytes of a row of codes at once
   static constexpr int boxes = 32 * Depth / box;
   static constexpr int slots = Depth / 2;  // of 128 of k
   static constexpr int weight_bytes = 32 * Depth * Features;
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
   static constexpr int side_bytes = slots * Features * side_slot;
-  static constexpr int staging_bytes = 128 * (sums < 64 ? sums : 64);
+  static constexpr int staging_bytes = 4 * warp_staging;
   static constexpr int sides = Stages * stage_bytes;
   static constexpr int staging = sides + Stages * side_bytes;
   static constexpr int rows = staging + Groups * staging_bytes;
-  static constexpr int weights = rows + 2 * row_places * 4;
-  static constexpr int barriers = weights + Groups * sums * 4;
+  static constexpr int weights = rows + row_places * 8;
+  static constexpr int barriers = weights + Groups * sums * 8;
   static constexpr int tasks = barriers + 2 * Stages * 8;
   static constexpr int tables = tasks + task_places * (sizeof(Task) + 16);
   static constexpr int bytes(int groups, bool grouping) {
@@ -354,7 +354,7 @@ struct PackedBlock : Block<Tile> {
                           : registers > 100                               ? 2
                                                                           : 1;
     constexpr int slot_batches = 4 * parts / batch, batches = Tile::slots * slot_batches;
-    constexpr int lead = Base::lead > 0 ? 1 : 0;
+    constexpr int lead = Tile::tokens >= 128 ? 1 : 0;
     int const tiles = this->k_tiles(task.product);
     Product const& product = more.products[task.product];
     PackedScales const& packed = more.packed[task.product];

@@ -48,6 +48,37 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_
   }
 }
 
+// Blocks of a cluster
+
+__device__ __forceinline__ int cluster_rank() {
+  std::uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+/// All threads of the cluster.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+}
+/// What lies at this address in the shared memory of that block.
+__device__ __forceinline__ std::uint32_t address_in(int rank, std::uint32_t address) {
+  std::uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+/// At an address of address_in(). Releases nothing beyond the own block: `.release.cluster` would
+/// wait for all memory, and what is signalled here are reads.
+__device__ __forceinline__ void barrier_arrive_in_cluster(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/// A word, and its four bytes at a barrier of the same block.
+__device__ __forceinline__ void store_async(std::uint32_t to, std::uint32_t value,
+                                            std::uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(to),
+      "r"(value), "r"(barrier)
+      : "memory");
+}
+
 /// bar.sync among `threads` threads of the block.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -92,18 +123,37 @@ __device__ __forceinline__ void copy_async_arrive(std::uint32_t barrier) {
 __device__ __forceinline__ void tensor_prefetch(CUtensorMap const* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
-/// A box of the tensor to shared memory; the barrier counts its bytes.
+/// A box of the tensor to shared memory; the barrier counts its bytes. `Blocks` of 2: to the same
+/// place of both blocks of a pair, and to the barriers of both.
+template <int Blocks = 1>
 __device__ __forceinline__ void tensor_copy_3d(std::uint32_t to, CUtensorMap const* map,
                                                std::uint32_t barrier, int c0, int c1, int c2) {
+  if constexpr (Blocks == 2) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "h"(std::uint16_t{3})
+        : "memory");
+    return;
+  }
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
       " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
       "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
       : "memory");
 }
+template <int Blocks = 1>
 __device__ __forceinline__ void tensor_copy_5d(std::uint32_t to, CUtensorMap const* map,
                                                std::uint32_t barrier, int c0, int c1, int c2,
                                                int c3, int c4) {
+  if constexpr (Blocks == 2) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(to),
+        "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "h"(std::uint16_t{3})
+        : "memory");
+    return;
+  }
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
       " [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),

@@ -20,17 +20,22 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
     constexpr int consumer_warps = Tile::groups * group_threads / 32;
     for (int s = 0; s < Tile::stages; ++s) {
       barrier_init(block.full(s), 1 + Block::token_arrivals);
-      barrier_init(block.empty(s), consumer_warps);
+      barrier_init(block.empty(s), Tile::pair * consumer_warps);
     }
     for (int p = 0; p < task_places; ++p) {
       barrier_init(block.task_full(p), 1);
       barrier_init(block.task_empty(p), loader_threads / 32 + consumer_warps);
     }
+    if constexpr (Tile::pair > 1) {
+      for (int p = 0; p < number_places; ++p) barrier_init(block.number_full(p), 1);
+    }
     barrier_init_fence();
   }
+  if constexpr (Tile::pair > 1) cluster_sync();  // each block's barriers before the other's signals
   wait_for_kernels_before();
   let_next_begin();
-  int const number = threadIdx.x == 0 ? block.draw(0) : 0;
+  bool const draws = threadIdx.x == 0 && (Tile::pair == 1 || cluster_rank() == 0);
+  int const number = draws ? block.draw(0) : 0;
   block.make_schedule();
 
   if (threadIdx.x < group_threads) {
@@ -46,6 +51,10 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
     block.template consume<Type>(block, static_cast<int>(threadIdx.x) / group_threads - 1);
   }
 
+  if constexpr (Tile::pair > 1) {
+    __syncwarp();
+    cluster_sync();  // the other one may still signal here
+  }
   // The last block leaves the counters as it found them.
   if (launch.count == 2) {
     __syncthreads();

@@ -14,6 +14,7 @@ namespace kmoe::device::sm90 {
 inline constexpr int tile_k = 64;
 inline constexpr int row_bytes = 2 * tile_k;  // of a tile in shared memory
 inline constexpr int loader_threads = 96, group_threads = 128;
+inline constexpr int warp_staging = 512;  // what Block::store_tile() takes
 inline constexpr int shared_limit = 232448;
 inline constexpr int max_groups = 1024;
 
@@ -53,46 +54,54 @@ struct Task {
   int tile;                        // of tokens, over all groups
   int feature;                     // tile of features
 };
-inline constexpr int task_places = 4;  // between the thread that hands them out and the warps
+inline constexpr int task_places = 4;    // between the thread that hands them out and the warps
+inline constexpr int number_places = 8;  // between the blocks of a pair; more than any Stages
 
 /// Of the tables of a Schedule.
 constexpr int bytes_of_tables(int groups, bool grouping) {
   return 2 * (groups + 1) * 4 + (grouping ? 2 * max_grouped * 2 : 0);
 }
 
+/// Where the rows of a tile begin is kept in twos for each thread that brings every twelfth.
+constexpr int places_of_rows(int tokens) {
+  constexpr int two = loader_threads / 8 * 2;
+  return (tokens + two - 1) / two * two;
+}
+
 /// Sizes of a tile, and the shared memory of a block that works on it: `Groups` warpgroups multiply
 /// Features / Groups features each, 64 in one instruction. With 32 features the other half of an
 /// instruction's rows is what happens to lie there, and is not stored.
-/// A stage is Depth times 64 of k.
-template <int Features, int Tokens, int Stages, int Groups, int Depth = 1>
+/// A stage is Depth times 64 of k. `Pair`: of 2, blocks that share the features of a tile and what
+/// they load of the weights, and have half of its tokens each. `Staging`: bytes of a warp, where
+/// the elements that it has made are turned into rows.
+template <int Features, int Tokens, int Stages, int Groups, int Depth = 1, int Pair = 1,
+          int Staging = warp_staging>
 struct Tile {
   static constexpr int features = Features, tokens = Tokens, stages = Stages, groups = Groups;
-  static constexpr int depth = Depth;
+  static constexpr int depth = Depth, pair = Pair;
   static constexpr int row_k = tile_k, piece_k = 8;  // elements of 128 bytes, of 16
   static constexpr int parts =
       Features < 64 ? 1 : Features / Groups / 64;                      // instructions of a group
   static constexpr int part_features = Features < 64 ? Features : 64;  // of one instruction
   static constexpr int part_bytes = part_features * row_bytes;
+  // The parts take turns in eights of features: what a warp has of them all is adjacent.
+  static constexpr bool by_eights = true;
   static constexpr int sums = Tokens < 32 ? 32 : Tokens;  // tokens that registers are kept for
   static constexpr int threads = (1 + Groups) * group_threads;
   // Of a thread that multiplies, and of one that loads.
   static constexpr int registers = Groups == 1 ? 240 : Tokens > 128 ? 232 : 216;
   static constexpr int loader_registers = Groups == 1 ? 104 : Tokens > 128 ? 40 : 72;
-  static constexpr bool rows_in_registers = loader_registers > 40;
-  // A loader brings 16 bytes of every twelfth row: the table of rows is kept for it in fours.
-  static constexpr int own_places = (Tokens + loader_threads / 2 - 1) / (loader_threads / 2) * 4;
-  static constexpr int row_places = loader_threads / 8 * own_places;
+  static constexpr int row_places = places_of_rows(Tokens);
   static constexpr int weight_bytes = Depth * Features * row_bytes;
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
-  static constexpr int staging_bytes = Tokens > 160                   ? 2048
-                                       : Tokens > 128 || Tokens <= 32 ? 4096
-                                                                      : 8192;  // of each group
+  static constexpr int staging_bytes = 4 * Staging;  // of each group
   static constexpr int staging = Stages * stage_bytes;
-  static constexpr int rows = staging + Groups * staging_bytes;  // int [2][row_places]
-  static constexpr int weights = rows + 2 * row_places * 4;      // float [Groups][sums]
-  static constexpr int barriers = weights + Groups * sums * 4;   // full, empty
+  static constexpr int rows = staging + Groups * staging_bytes;  // addresses [row_places]
+  static constexpr int weights = rows + row_places * 8;          // and slots, [Groups][2][sums]
+  static constexpr int barriers = weights + Groups * sums * 8;   // full, empty
   static constexpr int tasks = barriers + 2 * Stages * 8;        // Task [task_places], full, empty
-  static constexpr int tables = tasks + task_places * (sizeof(Task) + 16);
+  static constexpr int numbers = tasks + task_places * (sizeof(Task) + 16);  // see share()
+  static constexpr int tables = numbers + (Pair > 1 ? number_places * 16 : 0);
   static constexpr int bytes(int groups, bool grouping) {
     return 1024 + tables + bytes_of_tables(groups, grouping);
   }

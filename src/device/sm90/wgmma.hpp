@@ -17,10 +17,11 @@
 namespace kmoe::device::sm90 {
 
 /// What the tensor core is told of a matrix that begins at a multiple of 1024 bytes. 16 columns
-/// further is 2 more.
+/// further is 2 more. Every eight rows are `Step` times 1024 bytes after the eight before.
+template <int Step = 1>
 __device__ __forceinline__ std::uint64_t matrix_descriptor(std::uint32_t address) {
   constexpr std::uint64_t swizzle_128 = std::uint64_t{1} << 62;
-  constexpr std::uint64_t eight_rows = std::uint64_t{1024 >> 4} << 32;
+  constexpr std::uint64_t eight_rows = std::uint64_t{Step * 1024 >> 4} << 32;
   return swizzle_128 | eight_rows | std::uint64_t{1} << 16 | (address & 0x3ffffU) >> 4;
 }
 
