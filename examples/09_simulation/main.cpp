@@ -29,6 +29,7 @@ struct Options {
   double tolerance = 1e-4;    // of --sample, and of cells that the surrogate leaves
   double reference = 1e-6;    // of the run that the others are compared with
   double max_error = 0;       // exit with 1 above it; 0: no limit
+  double max_fallback = 1;    // the same, of the part of active cells left to the integrator
   int quick = 0, frames = 8;  // quick: one direct integration, no more
   double chance = 0.12;
   long seed = 1;
@@ -58,6 +59,7 @@ Options parse(int argc, char** argv) {
   number("--tolerance", o.tolerance);
   number("--reference", o.reference);
   number("--max-error", o.max_error);
+  number("--max-fallback", o.max_fallback);
   number("--quick", o.quick);
   number("--frames", o.frames);
   number("--chance", o.chance);
@@ -221,6 +223,11 @@ int run(Options const& o) {
       if (o.max_error > 0 && (!(result.error <= o.max_error) || !(worst < 1e-12))) {
         std::printf("FAILED: error of T %.2e (at most %.2e), drift %.1e (at most 1e-12)\n",
                     result.error, o.max_error, worst);
+        status = 1;
+      }
+      if (!(learned.fallback <= o.max_fallback)) {
+        std::printf("FAILED: more than %g %% of the cells left to the integrator\n",
+                    100 * o.max_fallback);
         status = 1;
       }
     }
