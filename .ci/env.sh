@@ -15,8 +15,8 @@ kmoe_cache=${KMOE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/kmoe}
 kmoe_suite=trixie
 kmoe_packages_common=(
   ca-certificates ccache cmake g++ gfortran git libbenchmark-dev libcli11-dev libdnnl-dev
-  libgmock-dev libgtest-dev libopenblas-pthread-dev libopenmpi-dev make ninja-build
-  nlohmann-json3-dev openmpi-bin pkgconf python3
+  libgmock-dev libgtest-dev libopenblas-pthread-dev libopenmpi-dev lmod make mandoc ninja-build
+  nlohmann-json3-dev openmpi-bin pkgconf python3 python3-numpy python3-safetensors python3-torch
 )
 kmoe_packages_openmp=(libkokkos-dev)
 kmoe_packages_serial=(libtrilinos-kokkos-dev libtrilinos-kokkos-kernels-dev)

@@ -96,6 +96,14 @@ class Panel {
         << weight << "'>" << s << "</text>\n";
   }
 
+  // Beside a point of the panel, within it and readable across lines.
+  void label(std::ostream& svg, double x, double y, std::string const& s) const {
+    bool const before = x > left_ + 0.7 * width;
+    svg << "<text x='" << (before ? x - 8 : x + 8) << "' y='" << (y < top + 20 ? y + 16 : y - 6)
+        << "' text-anchor='" << (before ? "end" : "start")
+        << "' paint-order='stroke' stroke='white' stroke-width='4'>" << s << "</text>\n";
+  }
+
   static constexpr double top = 40, width = 300, height = 240;
 
  private:
@@ -111,7 +119,7 @@ class Panel {
 
 inline std::string name_of(Result const& r) {
   char name[64];
-  std::snprintf(name, sizeof name, "tolerance %g", r.tolerance);
+  std::snprintf(name, sizeof name, "direct, %g", r.tolerance);
   return r.method == "surrogate" ? r.method : name;
 }
 
@@ -135,13 +143,14 @@ inline void write_plot(std::filesystem::path const& path, std::vector<Result> co
                     decade(most_error, true));
   std::vector<double> ticks;
   for (double v = decade(least_us, false); v < most_us * 10; v *= 10) ticks.push_back(v);
-  error.frame(svg, "Error against time, fewest ranks", "chemistry, us per cell, step and rank",
-              "L2 error of T / range of T", ticks);
+  int const fewest = all.front().ranks;
+  error.frame(svg, fewest == 1 ? "Error against time on one rank" : "Error against time",
+              "chemistry, us per active cell and step", "L2 error of T / range of T", ticks);
   for (auto const& r : all) {
-    if (r.ranks != all.front().ranks) break;
+    if (r.ranks != fewest) break;
     double const x = error.x(r.us_per_cell), y = error.y(r.error);
     svg << "<circle cx='" << x << "' cy='" << y << "' r='5' fill='" << colour(r) << "'/>\n";
-    Panel::text(svg, x + 8, y - 6, name_of(r), "start");
+    error.label(svg, x, y, name_of(r));
   }
   Panel const ranks(480, 0.8, std::max(2, all.back().ranks) * 1.25, decade(least_ms, false),
                     decade(most_ms, true));
@@ -151,15 +160,17 @@ inline void write_plot(std::filesystem::path const& path, std::vector<Result> co
   for (auto const& r : all) {
     svg << "<circle cx='" << ranks.x(r.ranks) << "' cy='" << ranks.y(r.chemistry_ms)
         << "' r='5' fill='" << colour(r) << "'/>\n";
-    if (r.ranks == all.front().ranks) {
-      Panel::text(svg, ranks.x(r.ranks) + 8, ranks.y(r.chemistry_ms) - 6, name_of(r), "start");
-    }
     for (auto const& next : all) {
       if (next.ranks == 2 * r.ranks && next.method == r.method && next.tolerance == r.tolerance) {
         svg << "<path d='M" << ranks.x(r.ranks) << " " << ranks.y(r.chemistry_ms) << "L"
             << ranks.x(next.ranks) << " " << ranks.y(next.chemistry_ms) << "' stroke='" << colour(r)
             << "'/>\n";
       }
+    }
+  }
+  for (auto const& r : all) {
+    if (r.ranks == fewest) {
+      ranks.label(svg, ranks.x(r.ranks), ranks.y(r.chemistry_ms), name_of(r));
     }
   }
   svg << "</svg>\n";

@@ -6,11 +6,13 @@
     train.py [--epochs N] [--minutes M] [--start FOLDER] --out FOLDER SAMPLES.npy...
 
 Needs torch, numpy and safetensors; runs on a CPU. SAMPLES come from `simulation --sample`. The
-folder it writes is a checkpoint of model type mixtral, whose MoE blocks these are.
+folder it writes is a checkpoint of model type mixtral, whose MoE blocks these are, with inputs and
+outputs of the blocks in golden.safetensors, for `kmoe verify`.
 """
 import argparse
 import json
 import pathlib
+import sys
 import time
 
 import numpy as np
@@ -92,11 +94,15 @@ class Model(torch.nn.Module):
         return z, balance + more
 
 
+def module(layer):
+    return f"model.layers.{layer}.block_sparse_moe"
+
+
 def save(model, args, scaling):
     tensors = {f"surrogate.{k}": torch.tensor(v, dtype=torch.float64).reshape(1, -1)
                for k, v in scaling.items()}
     for layer, block in enumerate(model.blocks):
-        prefix = f"model.layers.{layer}.block_sparse_moe"
+        prefix = module(layer)
         tensors[f"{prefix}.gate.weight"] = block.router.detach()
         for e in range(args.experts):
             for name, weight in ("w1", block.gate), ("w3", block.up), ("w2", block.down):
@@ -113,13 +119,28 @@ def save(model, args, scaling):
 def load(model, folder):
     tensors = load_file(folder / "model.safetensors")
     for layer, block in enumerate(model.blocks):
-        prefix = f"model.layers.{layer}.block_sparse_moe"
+        prefix = module(layer)
         block.router.data = tensors[f"{prefix}.gate.weight"]
         for name, weight in ("w1", block.gate), ("w3", block.up), ("w2", block.down):
             weight.data = torch.stack([tensors[f"{prefix}.experts.{e}.{name}.weight"]
                                        for e in range(len(block.router))])
     return {k.split(".")[1]: v.numpy().ravel() for k, v in tensors.items()
             if k.startswith("surrogate.")}
+
+
+def record(model, x, folder):
+    """What each block makes of these inputs."""
+    tensors = {}
+    for layer, block in enumerate(model.blocks):
+        with torch.no_grad():
+            y, _ = block(x)
+        tensors[f"{module(layer)}.input"], tensors[f"{module(layer)}.output"] = x, y
+        x = x + y
+    save_file(tensors, folder / "golden.safetensors")
+
+
+def rms(values):
+    return np.sqrt((values**2).mean(axis=0))
 
 
 def main():
@@ -129,6 +150,8 @@ def main():
     parser.add_argument("--start", type=pathlib.Path, help="go on from this checkpoint")
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--minutes", type=float, default=1e9, help="stop the schedule at this time")
+    parser.add_argument("--max-error", type=float, default=np.inf,
+                        help="exit with 1 if a species' error / rms is larger in the end")
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--hidden", type=int, default=32)
@@ -150,7 +173,7 @@ def main():
         varies = deviation > 1e-9 * np.abs(mean)
         scale = np.where(varies, 1 / np.where(varies, deviation, 1), 0)
         mean[0], scale[0] = 0, 1  # the constant feature is what makes biases
-        floor = 0.05 * np.sqrt((change**2).mean(axis=0)) * MAJOR
+        floor = 0.05 * rms(change) * MAJOR
         scaling = {"mean": mean, "scale": scale, "floor": floor,
                    "output": raw_target(change, floor, n).std(axis=0),
                    "conditions": np.array([DT, PRESSURE])}
@@ -168,6 +191,16 @@ def main():
     check, train = order[:len(x) // 20], order[len(x) // 20:]
     print(f"{len(x)} samples, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
 
+    def tell(epoch, text):
+        """Prints, and returns, errors of the change of each species, on what is not trained on."""
+        with torch.no_grad():
+            y = model(inputs[check])[0][:, :REACTIVE].numpy().astype(float)
+        found = change_of(y * scaling["output"], scaling["floor"], n[check.numpy()])
+        errors = rms(found - change[check.numpy()]) / rms(change)
+        print(f"epoch {epoch}{text}: error / rms", *(f"{v:.4f}" for v in errors), flush=True)
+        return errors
+
+    errors = tell(0, "")
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.99),
                                   weight_decay=1e-4)
     begin, step, epoch = time.time(), 0, 0
@@ -193,14 +226,12 @@ def main():
             step += 1
         epoch += 1
         if epoch % 5 == 0 or step >= steps:
-            with torch.no_grad():
-                y = model(inputs[check])[0][:, :REACTIVE].numpy().astype(float)
-            found = change_of(y * scaling["output"], scaling["floor"], n[check.numpy()])
-            wrong = np.sqrt(((found - change[check.numpy()])**2).mean(axis=0))
-            rms = np.sqrt((change**2).mean(axis=0))
-            print(f"epoch {epoch} {time.time() - begin:.0f} s: loss {loss.item():.5f}, error / rms "
-                  + " ".join(f"{v:.4f}" for v in wrong / rms), flush=True)
+            errors = tell(epoch, f", {time.time() - begin:.0f} s, loss {loss.item():.5f}")
             save(model, args, scaling)
+    save(model, args, scaling)
+    record(model, inputs[check[:256]], args.out)
+    if not errors.max() <= args.max_error:
+        sys.exit(f"train.py: the error is larger than {args.max_error}")
 
 
 if __name__ == "__main__":

@@ -249,8 +249,9 @@ KMOE_API int kmoe_version(void);
 KMOE_API int kmoe_initialize(void);
 #ifdef KMOE_HAVE_MPI
 /**
- * The same; where Kokkos has devices and no KOKKOS_* variable chooses one, the process with
- * node-local rank r takes device r modulo the number of devices that it sees. Collective over comm.
+ * The same; where Kokkos has devices and neither KOKKOS_DEVICE_ID nor KOKKOS_MAP_DEVICE_ID_BY
+ * chooses one, the process that is number r of comm's on its node takes device r modulo the number
+ * of devices that it sees. Pass all processes of the job. Collective over comm.
  */
 KMOE_API int kmoe_initialize_mpi(MPI_Comm comm);
 /** The same with a Fortran communicator. */

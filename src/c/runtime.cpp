@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <initializer_list>
 #include <map>
 #include <mutex>
@@ -18,6 +17,8 @@
 #include <kmoe/core/types.hpp>
 
 #include "c/handles.hpp"
+#include "comm/node_rank.hpp"
+#include "device/whereabouts.hpp"
 
 namespace kmoe::c {
 namespace {
@@ -56,14 +57,8 @@ Table& table() {
   return instance;
 }
 
-bool environment_chooses_device() {
-  auto const is_set = [](char const* name) { return std::getenv(name) != nullptr; };
-  return is_set("KOKKOS_DEVICE_ID") || is_set("KOKKOS_MAP_DEVICE_ID_BY") ||
-         is_set("KOKKOS_VISIBLE_DEVICES");
-}
-
-/// \param local_rank of this process on its node, or -1 to leave the choice to Kokkos
-void initialize(int local_rank, char const* function) {
+/// \param node_rank of this process on its node, or -1 to leave the choice of a device to Kokkos
+void initialize(index_t node_rank, char const* function) {
   auto& state = runtime();
   std::scoped_lock const lock(state.mutex);
   if (!Kokkos::is_initialized()) {
@@ -72,9 +67,8 @@ void initialize(int local_rank, char const* function) {
                         ": Kokkos has been finalized, and can not start a second time");
     }
     Kokkos::InitializationSettings settings;
-    int const devices = Kokkos::num_devices();
-    if (local_rank >= 0 && devices > 0 && !environment_chooses_device()) {
-      settings.set_device_id(local_rank % devices);
+    if (auto const id = device::choose_device(node_rank, Kokkos::num_devices())) {
+      settings.set_device_id(*id);
     }
     Kokkos::initialize(settings);
     state.own_kokkos = true;
@@ -96,14 +90,8 @@ int initialize_mpi(MPI_Comm mpi_comm, char const* function) {
   return guard_always(
       [&] {
         Communicator const comm(mpi_comm);
-        MPI_Comm node = MPI_COMM_NULL;
-        int local_rank = -1;
-        if (MPI_Comm_split_type(comm.mpi_comm(), MPI_COMM_TYPE_SHARED, comm.rank(), MPI_INFO_NULL,
-                                &node) == MPI_SUCCESS) {
-          MPI_Comm_rank(node, &local_rank);
-          MPI_Comm_free(&node);
-        }
-        agree(comm, [&] { initialize(local_rank, function); });
+        auto const node_rank = detail::node_rank(comm);
+        agree(comm, [&] { initialize(node_rank, function); });
       },
       function);
 }

@@ -15,6 +15,7 @@
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
 #include "device/isa.hpp"
+#include "device/whereabouts.hpp"
 #include "kmoe_git_hash.hpp"
 
 namespace kmoe::cli {
@@ -38,7 +39,8 @@ constexpr Variable variables[] = {
     {"OMP_NUM_THREADS", "threads per rank, read by OpenMP"},
     {"OMP_PROC_BIND", "binding of threads, read by OpenMP; false where ranks share cores"},
     {"OMP_PLACES", "where threads may run, read by OpenMP"},
-    {"KOKKOS_MAP_DEVICE_ID_BY", "choice of a rank's device, read by Kokkos"},
+    {"KOKKOS_DEVICE_ID", "a rank's device; else node-local rank modulo the devices that it sees"},
+    {"KOKKOS_MAP_DEVICE_ID_BY", "mpi_rank or random: Kokkos chooses a rank's device"},
     {"KOKKOS_TOOLS_LIBS", "profiling tool, loaded by Kokkos; kmoe's kernels begin with kmoe::"},
 };
 
@@ -68,7 +70,18 @@ std::string instruction_set() {
   }
 }
 
-Json describe(Communicator const& comm) {
+/// Where each rank runs. Collective.
+std::vector<std::string> devices_of(Communicator const& comm) {
+  std::vector<std::string> all(static_cast<std::size_t>(comm.size()));
+  for (index_t rank = 0; rank < comm.size(); ++rank) {
+    auto& text = all[static_cast<std::size_t>(rank)];
+    if (rank == comm.rank()) text = device::describe_device(Kokkos::DefaultExecutionSpace());
+    comm.broadcast(text, rank);
+  }
+  return all;
+}
+
+Json describe(Communicator const& comm, std::vector<std::string> const& devices) {
   Json json;
   for (auto const& [name, version] : versions()) json["versions"][name] = version;
   auto& kokkos = json["kokkos"];
@@ -82,6 +95,7 @@ Json describe(Communicator const& comm) {
   mpi["library"] = mpi_library();
   mpi["details"] = mpi_details();
   mpi["ranks"] = comm.size();
+  mpi["devices"] = devices;
   mpi["gpu_aware"] = comm.gpu_aware();
   mpi["gpu_aware_reason"] = comm.gpu_aware_reason();
   for (auto const& [name, meaning] : variables) {
@@ -113,6 +127,10 @@ void print_text(Json const& json) {
     print_line("MPI", details);
   }
   print_line("ranks", mpi["ranks"].dump());
+  for (index_t rank = 0; auto const& device : mpi["devices"]) {
+    auto const name = "  rank " + std::to_string(rank++);
+    if (device != "host") print_line(name.c_str(), device.get<std::string>());
+  }
   print_line("GPU-aware MPI", std::string(mpi["gpu_aware"].get<bool>() ? "yes" : "no") + " (" +
                                   mpi["gpu_aware_reason"].get<std::string>() + ")");
   std::printf("\nenvironment variables\n");
@@ -134,8 +152,9 @@ std::vector<std::pair<std::string, std::string>> versions() {
 }
 
 int info(Communicator const& comm, Options const& options) {
+  auto const devices = devices_of(comm);
   if (comm.rank() != 0) return 0;
-  Json const json = describe(comm);
+  Json const json = describe(comm, devices);
   if (options.json) {
     std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
   } else {

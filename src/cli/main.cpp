@@ -3,6 +3,7 @@
 
 // The program `kmoe`: start and end of MPI and Kokkos, and what becomes of errors.
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -16,6 +17,8 @@
 
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
+#include "comm/node_rank.hpp"
+#include "device/whereabouts.hpp"
 
 namespace kmoe::cli {
 namespace {
@@ -27,7 +30,16 @@ constexpr double patience_seconds = 5;
 /// Kokkos for a scope. The program's own arguments are kept from it: it would answer --help.
 class KokkosScope {
  public:
-  explicit KokkosScope(std::vector<char*>& arguments) {
+  /// \param node_rank by which this process gets its device, unless an argument chooses
+  KokkosScope(std::vector<char*>& arguments, index_t node_rank) {
+    std::string chosen;
+    auto const id = device::choose_device(node_rank, Kokkos::num_devices());
+    if (id && std::ranges::none_of(arguments, [](std::string_view argument) {
+          return argument.find("device-id") != std::string_view::npos;
+        })) {
+      chosen = "--kokkos-device-id=" + std::to_string(*id);
+      arguments.push_back(chosen.data());
+    }
     int count = static_cast<int>(arguments.size());
     arguments.push_back(nullptr);
     try {
@@ -52,7 +64,8 @@ int execute(Communicator const& comm, std::vector<char*> const& own, std::vector
     return 0;
   }
   std::unique_ptr<KokkosScope> scope;
-  agree(comm, [&] { scope = std::make_unique<KokkosScope>(kokkos); });
+  auto const node_rank = detail::node_rank(comm);
+  agree(comm, [&] { scope = std::make_unique<KokkosScope>(kokkos, node_rank); });
   switch (options.command) {
     case Command::verify:
       return verify(comm, options);

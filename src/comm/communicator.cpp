@@ -3,6 +3,7 @@
 
 #include <kmoe/comm/communicator.hpp>
 
+#include "comm/node_rank.hpp"
 #include "comm/rank_group.hpp"
 
 namespace kmoe {
@@ -119,6 +120,23 @@ void Communicator::broadcast(std::string& text, index_t root) const {
   detail::expect(root >= 0 && root < size(), "kmoe::Communicator::broadcast",
                  "root must be in 0..size-1 = " + std::to_string(size() - 1), root);
   group_->broadcast(text, root);
+}
+
+index_t detail::node_rank([[maybe_unused]] Communicator const& comm) {
+#if KMOE_HAVE_MPI
+  MPI_Comm node = MPI_COMM_NULL;
+  int rank = -1;
+  if (comm.mpi_comm() == MPI_COMM_NULL ||
+      MPI_Comm_split_type(comm.mpi_comm(), MPI_COMM_TYPE_SHARED, comm.rank(), MPI_INFO_NULL,
+                          &node) != MPI_SUCCESS) {
+    return -1;
+  }
+  MPI_Comm_rank(node, &rank);
+  MPI_Comm_free(&node);
+  return rank;
+#else
+  return -1;
+#endif
 }
 
 }  // namespace kmoe

@@ -17,6 +17,7 @@
 
 #include "../instantiate.hpp"
 #include "core/log.hpp"
+#include "device/whereabouts.hpp"
 #include "layer/summary.hpp"
 #include "layer_buffers.hpp"
 #include "layer_checks.hpp"
@@ -174,6 +175,7 @@ struct MoeLayer<E, T>::Impl {
                          " workspace_bytes=" + std::to_string(workspace.bytes()) +
                          " weight_bytes=" + std::to_string(weight_bytes()) +
                          " local_experts=" + std::to_string(placement.num_local(comm.rank())) +
+                         " on " + device::describe_device(exec) +
                          " gpu_aware: " + comm.gpu_aware_reason();
       if (comm.rank() == 0) text += "; " + to_string(config);
       for (char& c : text) c = c == '\n' ? ' ' : c;

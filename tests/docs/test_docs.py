@@ -8,11 +8,12 @@
 The line before each fenced block of code must be one of
     <!-- run -->                 a shell script, run in a folder that looks like the root of a clone
     <!-- run: launchers -->      the same, where srun, flux and mpiexec are stand-ins on two ranks
+    <!-- run: torch -->          the same, left out where Python lacks torch, numpy or safetensors
     <!-- from: FILE -->          lines of a file of the clone, which something else builds and runs
     <!-- not run: REASON -->     neither, and why
 A block without such a line is an error, so that no command escapes; blocks that name no language
-are drawings. Relative links must lead to
-files that exist.
+are drawings. Relative links must lead to files that exist. The exit status is 1 after a failure, 77
+if something was left out, which can not be inside the environments of .ci/env.sh.
 """
 
 import argparse
@@ -34,6 +35,12 @@ LAUNCHERS = {
     "mpiexec": 'test "$1" = -n || exit 99; shift 2; exec mpirun -n 2 "$@"',
     "flux": 'test "$1 $2 $4 $6" = "run -N -n -c" || exit 99; shift 7; exec mpirun -n 2 "$@"',
 }
+
+
+def has_torch():
+    probe = ["python3", "-c", "import numpy, safetensors, torch"]
+    return ("KMOE_INSIDE" in os.environ or
+            subprocess.run(probe, capture_output=True, check=False).returncode == 0)
 
 
 def blocks(text):
@@ -72,7 +79,7 @@ def run(script, source, build, launchers):
 
 
 def check(page, source, build):
-    failures, ran = [], 0
+    failures, ran, left_out = [], 0, 0
     text = page.read_text()
     for line, mark, language, code in blocks(text):
         where = f"{page.name}:{line}"
@@ -88,6 +95,10 @@ def check(page, source, build):
             if language != "sh":
                 failures.append(f"{where}: only sh can be run")
                 continue
+            if mark[2] == "torch" and not has_torch():
+                print(f"{where}: SKIPPED, Python lacks torch, numpy or safetensors")
+                left_out += 1
+                continue
             done = run(code, source, build, mark[2] == "launchers")
             ran += 1
             if done.returncode != 0:
@@ -98,7 +109,7 @@ def check(page, source, build):
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if "://" not in link and not (page.parent / link).exists():
             failures.append(f"{page.name}: link to {link}, which does not exist")
-    return failures, ran
+    return failures, ran, left_out
 
 
 def main():
@@ -107,14 +118,17 @@ def main():
     parser.add_argument("--build", type=Path, required=True)
     parser.add_argument("pages", nargs="+")
     args = parser.parse_args()
-    failed = False
+    failed, skipped = False, 0
     for page in args.pages:
-        failures, ran = check(args.source / page, args.source.resolve(), args.build.resolve())
+        failures, ran, left_out = check(
+            args.source / page, args.source.resolve(), args.build.resolve())
         for failure in failures:
             print(failure)
         failed = failed or bool(failures)
-        print(f"{page}: {ran} blocks run or compared, {len(failures)} failures")
-    return failed
+        skipped += left_out
+        print(f"{page}: {ran} blocks run or compared, {left_out} left out, "
+              f"{len(failures)} failures")
+    return 1 if failed else 77 if skipped else 0
 
 
 if __name__ == "__main__":

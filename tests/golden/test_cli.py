@@ -292,8 +292,14 @@ def check_files(program, folder, scratch, max_ranks):
         out = direct.ok(p, "--version")
         expect(re.fullmatch(r"kmoe \d.*\nKokkos \d.*\nMPI library .*\n", out), out)
         expect(direct.ok(p, "run", "--help").count("Usage: kmoe run") == 1, "--help")
-        expect(f"\nranks              {p}\n" in direct.ok(p, "info"), "info")
-        expect(json.loads(direct.ok(p, "info", "--json"))["mpi"]["ranks"] == p, "info --json")
+        out = direct.ok(p, "info")
+        mpi = json.loads(direct.ok(p, "info", "--json"))["mpi"]
+        devices = mpi["devices"]
+        expect(f"\nranks              {p}\n" in out and mpi["ranks"] == p, "info")
+        expect(len(devices) == p, f"devices of {p} ranks: {devices}")
+        for rank, device in enumerate(devices):
+            line = f"\n  rank {rank}".ljust(20) + device
+            expect((line in out) == (device != "host"), f"{line} in {out}")
     # Every variable that the sources read is listed, and is in the manual.
     source = Path(__file__).resolve().parents[2] / "src"
     for path in source.rglob("*.cpp"):

@@ -5,6 +5,7 @@
 #   find_package      CMake, from an installed tree that was moved
 #   pkg_config        compilers and pkg-config, from the same
 #   examples          the examples as a project of their own, from the same
+#   module            what Lmod's `module load` sets, from the same
 #   add_subdirectory  as part of the consumer, as a shared library; then that one, installed and
 #                     moved, by find_package and pkg-config
 function(run)
@@ -135,6 +136,11 @@ elseif(WAY STREQUAL "examples")
   by_cmake("${SOURCE_DIR}/examples" "${build}" -D kmoe_ROOT=${prefix})
   file(GLOB programs "${build}/06_c/c" "${build}/07_fortran/fortran" "${build}/04_layer/layer")
   run_programs(${programs})
+elseif(WAY STREQUAL "module")
+  file(MAKE_DIRECTORY "${build}")
+  run("${CMAKE_CURRENT_LIST_DIR}/module.sh" ${LMOD_INIT} "${prefix}" ${MANDOC} ${PKG_CONFIG}
+      ${C_WRAPPER} "${consumer}/main.c" "${build}/c")
+  run_programs("${build}/c")
 else()
   by_pkg_config("${prefix}" "${build}")
 endif()

@@ -6,6 +6,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
+#include <string>
+#include <thread>
 
 #include <gtest/gtest.h>
 #include <mpi.h>
@@ -225,8 +228,21 @@ TEST_F(CApi, takes_fortran_communicators) {
   EXPECT_NE(kmoe_comm_create(MPI_COMM_NULL, &comm), KMOE_SUCCESS);
 }
 
+TEST_F(CApi, the_latest_error_is_of_its_thread) {
+  EXPECT_EQ(kmoe_comm_rank(nullptr, &rank_), KMOE_ERROR_INVALID_HANDLE);
+  std::string const text = kmoe_last_error();
+  EXPECT_TRUE(contains(text, "comm is null")) << text;
+  std::thread([] {
+    EXPECT_STREQ(kmoe_last_error(), "");
+    EXPECT_EQ(kmoe_layer_destroy(nullptr), KMOE_ERROR_INVALID_HANDLE);
+    EXPECT_TRUE(contains(kmoe_last_error(), "layer is null")) << kmoe_last_error();
+  }).join();
+  EXPECT_EQ(kmoe_last_error(), text);
+}
+
 struct Solver {
   int fails_for = -1;
+  int throws_for = -1;
   std::size_t rows = 0;
 };
 
@@ -234,6 +250,7 @@ int solve(void* context, int32_t expert, std::size_t rows, void const* x, void* 
   auto& solver = *static_cast<Solver*>(context);
   solver.rows += rows;
   if (expert == solver.fails_for) return 17;
+  if (expert == solver.throws_for) throw std::runtime_error("no convergence");
   for (std::size_t i = 0; i < rows * 18; ++i) {
     static_cast<double*>(y)[i] = -static_cast<double const*>(x)[i];
   }
@@ -290,6 +307,9 @@ TEST_F(CApi, an_error_on_one_rank_is_the_same_on_all) {
   solver.fails_for = 0;
   EXPECT_EQ(run(8, x.data()), KMOE_ERROR_CALLBACK);
   EXPECT_TRUE(contains(kmoe_last_error(), "returned 17 for expert 0")) << kmoe_last_error();
+  solver = {.throws_for = 0};  // a function in C++ may
+  EXPECT_NE(run(8, x.data()), KMOE_SUCCESS);
+  EXPECT_TRUE(contains(kmoe_last_error(), "no convergence")) << kmoe_last_error();
   solver = {};
   EXPECT_EQ(agreed(last() ? kmoe_layer_abandon_forward(layer, "mesh is tangled")
                           : kmoe_layer_forward_routed(layer, 8, x.data(), ids.data(), ones.data(),
@@ -304,7 +324,7 @@ TEST_F(CApi, an_error_on_one_rank_is_the_same_on_all) {
   kmoe_layer_report report{};
   report.size = sizeof(report);
   ASSERT_EQ(kmoe_layer_get_report(layer, &report), KMOE_SUCCESS);
-  EXPECT_EQ(report.tokens_sent, size_ == 1 ? 0 : 16);  // the failed step and this one
+  EXPECT_EQ(report.tokens_sent, size_ == 1 ? 0 : 24);  // two failed steps and this one
   // A group may go before its layers.
   EXPECT_EQ(kmoe_comm_destroy(comm_), KMOE_SUCCESS);
   EXPECT_EQ(run(8, x.data()), KMOE_SUCCESS);

@@ -17,6 +17,7 @@
 #include <kmoe/comm/communicator.hpp>
 
 #include "comm/exchange.hpp"
+#include "comm/node_rank.hpp"
 #include "support/random.hpp"
 
 namespace kmoe {
@@ -360,6 +361,13 @@ TEST(Communicator, MpiErrorsAreThrown) {
   } else {
     EXPECT_EQ(message, "");
   }
+}
+
+// All ranks of the tests are on one node.
+TEST(Communicator, NodeRankIsTheRankOnOneNode) {
+  on_each_group([](Communicator const& comm) {
+    EXPECT_EQ(detail::node_rank(comm), comm.mpi_comm() == MPI_COMM_NULL ? -1 : comm.rank());
+  });
 }
 
 TEST(Communicator, BroadcastsTextOfAnyLength) {

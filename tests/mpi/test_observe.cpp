@@ -18,6 +18,7 @@
 
 #include <kmoe/layer/moe_layer.hpp>
 
+#include "device/whereabouts.hpp"
 #include "support/layer_model.hpp"
 #include "support/temporary_directory.hpp"
 
@@ -196,6 +197,9 @@ TEST(Observe, LogIsMuteUntilAsked) {
     Variable const log("KMOE_LOG", "info");
     auto const text = run();
     EXPECT_EQ(text.rfind(head + "layer built: ", 0), 0U) << text;
+    EXPECT_NE(text.find(" on " + kmoe::device::describe_device(f.exec) + " gpu_aware"),
+              std::string::npos)
+        << text;
     EXPECT_EQ(text.find("forward"), std::string::npos) << text;
     EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
   }

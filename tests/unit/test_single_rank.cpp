@@ -1,15 +1,21 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// The group of one, in a program that has not initialized MPI, and in builds that have none.
+// The group of one, in a program that has not initialized MPI, and in builds that have none; the
+// choice of a device.
 
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include <kmoe/comm/communicator.hpp>
+
+#include "comm/node_rank.hpp"
+#include "device/whereabouts.hpp"
 
 namespace kmoe {
 namespace {
@@ -61,6 +67,44 @@ TEST(SingleRank, AgreeRethrowsWithoutARank) {
   }
   EXPECT_THROW(agree(comm, [] { throw std::out_of_range("m"); }), InvalidArgument);
   EXPECT_THROW(agree(comm, [] { throw std::runtime_error("m"); }), IoError);
+}
+
+TEST(SingleRank, HasNoRankOnItsNode) {
+  EXPECT_EQ(detail::node_rank(Communicator()), -1);
+}
+
+TEST(Device, IsTheNodeRankModuloWhatTheProcessSees) {
+  auto const unset = [](char const*) -> char const* { return nullptr; };
+  // Four devices for all, and more ranks than these.
+  for (index_t rank = 0; rank < 9; ++rank) {
+    EXPECT_EQ(device::choose_device(rank, 4, unset), rank % 4) << rank;
+  }
+  // A batch system shows each rank a device of its own, or two.
+  EXPECT_EQ(device::choose_device(0, 1, unset), 0);
+  EXPECT_EQ(device::choose_device(3, 1, unset), 0);
+  EXPECT_EQ(device::choose_device(3, 2, unset), 1);
+  // Host builds (Kokkos says -1), no device, and no MPI: Kokkos' own business.
+  EXPECT_EQ(device::choose_device(0, -1, unset), std::nullopt);
+  EXPECT_EQ(device::choose_device(0, 0, unset), std::nullopt);
+  EXPECT_EQ(device::choose_device(-1, 4, unset), std::nullopt);
+}
+
+TEST(Device, IsWhatKokkosIsTold) {
+  static char const* told = nullptr;
+  auto const variable = [](char const* name) -> char const* {
+    return std::string_view(name) == told ? "1" : nullptr;
+  };
+  for (auto const* name :
+       {"KOKKOS_DEVICE_ID", "KOKKOS_MAP_DEVICE_ID_BY", "CTEST_KOKKOS_DEVICE_TYPE"}) {
+    told = name;
+    EXPECT_EQ(device::choose_device(1, 4, variable), std::nullopt) << name;
+  }
+  // These change what the process sees, and so the number that Kokkos counts, not the rule.
+  for (auto const* name :
+       {"CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "KOKKOS_VISIBLE_DEVICES"}) {
+    told = name;
+    EXPECT_EQ(device::choose_device(3, 2, variable), 1) << name;
+  }
 }
 
 #if KMOE_HAVE_MPI
