@@ -336,6 +336,7 @@ class TileGemm {
       next = stage;
       stage = stage + stage_bytes == stages * stage_bytes ? 0 : stage + stage_bytes;
     }
+    if constexpr (async) device::wait_async<0>();  // zeros from beyond k are still on their way
     team.team_barrier();
     Tile const tile = tile_in(scratch);
     auto* const warp_sums = static_cast<A*>(static_cast<void*>(slabs)) + warp * Mma::m * pitch;
