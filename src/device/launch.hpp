@@ -26,6 +26,14 @@ KOKKOS_FORCEINLINE_FUNCTION void let_next_begin() {
 #endif
 }
 
+/// In a kernel that may have been brought early: until all kernels before it have ended and their
+/// writes are visible.
+KOKKOS_FORCEINLINE_FUNCTION void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /// Tells Kokkos Tools of a launch while it lives.
 template <class E>
 class LaunchMark {
@@ -52,9 +60,7 @@ inline constexpr int dependent_threads = 256;  // of a block
 template <class Functor>
 __global__ void __launch_bounds__(dependent_threads)
     dependent_kernel(Functor const functor, offset_t items) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
+  wait_for_previous();
   offset_t const item = offset_t{blockIdx.x} * dependent_threads + threadIdx.x;
   if (item < items) functor(item);
 }

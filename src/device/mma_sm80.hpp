@@ -31,6 +31,16 @@ KOKKOS_FORCEINLINE_FUNCTION Chunk load_matrices([[maybe_unused]] std::byte const
   return r;
 }
 
+/// Two neighbours, and two more `further` on.
+template <class A>
+KOKKOS_FORCEINLINE_FUNCTION void store_pairs(A const (&sums)[4], A* to, int further) {
+  struct alignas(2 * sizeof(A)) Pair {
+    A values[2];
+  };
+  *static_cast<Pair*>(static_cast<void*>(to)) = {{sums[0], sums[1]}};
+  *static_cast<Pair*>(static_cast<void*>(to + further)) = {{sums[2], sums[3]}};
+}
+
 /// bfloat16 and half: m16n8k16, twice for a slab of 32 elements.
 template <Element T>
 class Mma {
@@ -64,11 +74,7 @@ class Mma {
     multiply(c, a.k[1], b.words[2], b.words[3]);
   }
   KOKKOS_FORCEINLINE_FUNCTION void store(C const& c, float* to, int pitch) const {
-    to += lane_ / 4 * pitch + lane_ % 4 * 2;
-    to[0] = c.sums[0];
-    to[1] = c.sums[1];
-    to[8 * pitch] = c.sums[2];
-    to[8 * pitch + 1] = c.sums[3];
+    store_pairs(c.sums, to + lane_ / 4 * pitch + lane_ % 4 * 2, 8 * pitch);
   }
 
  private:
@@ -149,11 +155,7 @@ class Mma<double> {
 #endif
   }
   KOKKOS_FORCEINLINE_FUNCTION void store(C const& c, double* to, int pitch) const {
-    to += lane_ / 4 * pitch + lane_ % 4 * 2;
-    to[0] = c.sums[0];
-    to[1] = c.sums[1];
-    to[8 * pitch] = c.sums[2];
-    to[8 * pitch + 1] = c.sums[3];
+    store_pairs(c.sums, to + lane_ / 4 * pitch + lane_ % 4 * 2, 8 * pitch);
   }
 
  private:

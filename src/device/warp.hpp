@@ -33,10 +33,12 @@ using LaneMask = std::uint32_t;
 /// Before a loop over an array that is to stay in registers; ROLL: before one to be left as it is.
 #if defined(__CUDA_ARCH__) || defined(__HIP_DEVICE_COMPILE__)
 #define KMOE_UNROLL _Pragma("unroll")
+#define KMOE_UNROLL_4 _Pragma("unroll 4")
 #define KMOE_UNROLL_8 _Pragma("unroll 8")
 #define KMOE_ROLL _Pragma("unroll 1")
 #else
 #define KMOE_UNROLL
+#define KMOE_UNROLL_4
 #define KMOE_UNROLL_8
 #define KMOE_ROLL
 #endif
@@ -154,6 +156,14 @@ KOKKOS_FORCEINLINE_FUNCTION std::uint32_t min_over(std::uint32_t value) {
   return reduce<Lanes>(value, [](auto a, auto b) { return a < b ? a : b; });
 }
 
+template <int Lanes>
+KOKKOS_FORCEINLINE_FUNCTION std::uint32_t sum_over(std::uint32_t value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (Lanes == 32) return __reduce_add_sync(~0U, value);
+#endif
+  return reduce<Lanes>(value, [](auto a, auto b) { return a + b; });
+}
+
 /// Sum of the values of the lanes before this one (exclusive) in a warp of `Warp` lanes.
 template <int Warp>
 KOKKOS_FORCEINLINE_FUNCTION std::uint32_t sum_before(std::uint32_t value, int lane) {
@@ -163,6 +173,26 @@ KOKKOS_FORCEINLINE_FUNCTION std::uint32_t sum_before(std::uint32_t value, int la
     if (lane >= by) sum += other;
   }
   return sum - value;
+}
+
+/// Shifts by 0 to 255 bits; 0 from 64 on.
+KOKKOS_FORCEINLINE_FUNCTION std::uint64_t shift_left(std::uint64_t value, std::uint32_t by) {
+#if defined(__CUDA_ARCH__)
+  std::uint64_t shifted;
+  asm("shl.b64 %0, %1, %2;" : "=l"(shifted) : "l"(value), "r"(by));
+  return shifted;
+#else
+  return by < 64 ? value << by : 0;
+#endif
+}
+KOKKOS_FORCEINLINE_FUNCTION std::uint64_t shift_right(std::uint64_t value, std::uint32_t by) {
+#if defined(__CUDA_ARCH__)
+  std::uint64_t shifted;
+  asm("shr.u64 %0, %1, %2;" : "=l"(shifted) : "l"(value), "r"(by));
+  return shifted;
+#else
+  return by < 64 ? value >> by : 0;
+#endif
 }
 
 }  // namespace kmoe::device

@@ -119,12 +119,18 @@ struct Simd {
   /// The lanes of column c times the first row of A, K in whole units. (The unused pointer tells
   /// the operand.)
   static Floats dot_mxfp4(QuantMultiply const& m, int c, bf16_bits*, float const* scales) {
-    constexpr int ahead = 2048;  // across the ends of rows and pages
+    // In bytes, across the ends of rows and pages: to the first-level cache, which takes few lines
+    // at a time, and far ahead to the second.
+    constexpr int near = 1024, far = 8192;
     auto const* const a = static_cast<bf16_bits const*>(m.a);
     std::uint8_t const* const codes = m.codes[c];
     Floats sum{};
+#pragma GCC unroll 2
     for (std::int64_t k = 0; k < m.k; k += quant_unit) {
-      __builtin_prefetch(codes + k / 2 + ahead);
+      if (k % (2 * quant_unit) == 0) {  // once for a line
+        __builtin_prefetch(codes + k / 2 + near);
+        __builtin_prefetch(codes + k / 2 + far, 0, 1);
+      }
       Nibbles const b = e2m1(codes + k / 2);
       using Pairs = Vec<std::int32_t, 16>;
       Floats part = dot(load<Pairs>(a + k), (Pairs)b.even, Floats{});

@@ -18,6 +18,7 @@
 
 #include "device/async_copy.hpp"
 #include "device/mma.hpp"
+#include "device/team.hpp"
 #include "gemm/activation.hpp"
 #include "gemm/device_gemm.hpp"
 
@@ -28,11 +29,6 @@ struct TileShape {
   int rows, columns, warp_rows, warp_columns;
 };
 
-/// Four warps of 32 lanes instead of eight for the large tiles: two thirds of the scratch reads,
-/// half as many warps. Measured: up to 10 % faster for double and float, slower for 16-bit types.
-template <Element T>
-inline constexpr bool large_warp_tiles = sizeof(T) >= 4;
-
 /// `few`: for groups of few rows; `whole`: as of TileGemm.
 template <ExecutionSpace E, Element T>
 constexpr TileShape tile_shape(bool few, bool whole) {
@@ -42,7 +38,8 @@ constexpr TileShape tile_shape(bool few, bool whole) {
   }
   if (lanes == 1) return {few ? 16 : 64, 128, few ? 4 : 16, few ? 32 : 16};
   if (few) return {16, 128, 1, warps};
-  if (large_warp_tiles<T> && whole) return {128, std::is_same_v<T, double> ? 64 : 128, 2, 2};
+  // Four warps, also where eight would do: two thirds of the scratch reads.
+  if (whole) return {128, std::is_same_v<T, double> ? 64 : 128, 2, 2};
   if (std::is_same_v<T, double>) return {128, 64, warps / 2, 2};
   return {128, 128, 2, warps / 2};
 }
@@ -54,10 +51,11 @@ class TileGemm {
  public:
   static constexpr TileShape shape = tile_shape<E, T>(Few, Whole);
   static constexpr int threads = shape.warp_rows * shape.warp_columns * device::Mma<E, T>::lanes;
-  // Teams at a time for which the registers must suffice.
-  static constexpr int residents = !Whole ? 1 : Few && device::has_async_copy<E> ? 3 : 2;
-  using Policy = Kokkos::TeamPolicy<E, Kokkos::LaunchBounds<threads, residents>>;
-  using Member = typename Policy::member_type;
+  using Bounds =
+      Kokkos::LaunchBounds<threads, !Whole                             ? 1
+                                    : Few && device::has_async_copy<E> ? 3
+                                                                       : 2>;  // teams at a time
+  using Member = device::Team<E>;
 
   explicit TileGemm(G const& g) : g_(g) {
     offset_t const rows = g.row_end - g.row_begin;
@@ -77,14 +75,11 @@ class TileGemm {
   [[nodiscard]] bool whole() const { return aligned_ && small_ && g_.input_weights == nullptr; }
 
   void run(E const& exec, char const* label) const {
-    Policy policy(exec, row_tiles_ * column_tiles_, threads);
-    policy.set_scratch_size(0, Kokkos::PerTeam(scratch_bytes + scratch_align));
-    Kokkos::parallel_for(label, policy, *this);
+    device::team_for(exec, label, row_tiles_ * column_tiles_, scratch_bytes, *this);
   }
 
   KOKKOS_FUNCTION void operator()(Member const& team) const {
-    auto* const scratch = static_cast<std::byte*>(
-        team.team_scratch(0).get_shmem_aligned(int{scratch_bytes}, scratch_align));
+    std::byte* const scratch = device::scratch_of(team, scratch_bytes);
     // Bands of columns: teams that run at the same time share rows of x and of b.
     int const band = team.league_rank() / (row_tiles_ * band_tiles);
     int const place = team.league_rank() - band * row_tiles_ * band_tiles;
@@ -108,18 +103,19 @@ class TileGemm {
   static constexpr int stage_bytes = slab_rows * device::slab_bytes;
   static constexpr int loads = (slab_rows * device::slab_chunks + threads - 1) / threads;
   static constexpr bool async = Whole && device::has_async_copy<E>;
-  static constexpr int stages = async ? std::min(4, 45056 / stage_bytes) : 2;
+  static constexpr int stages = async ? Few ? 4 : 3 : 2;
   // Where the multiplication needs the registers, the threads' sources lie in scratch memory.
   static constexpr bool parked =
       async && Mma::steps > 1 &&
       m_tiles* n_tiles * sizeof(typename Mma::C) == 256 && threads == 256;
-  static constexpr int pitch = n_tiles * Mma::n + outputs;  // of sums in scratch memory
+  static constexpr int pitch = n_tiles * Mma::n + 8;  // of sums in scratch memory: all banks
   static constexpr int sum_bytes =
       shape.warp_rows * shape.warp_columns * Mma::m * pitch * sizeof(A);
-  static constexpr int tile_bytes = 128, scratch_align = 128;
+  static constexpr int tile_bytes = device::scratch_align;
   static constexpr int slab_end = tile_bytes + std::max(stages * stage_bytes, sum_bytes);
   static constexpr int scratch_bytes = slab_end + (parked ? threads * device::chunk_bytes : 0);
-  static_assert(scratch_bytes + scratch_align < 46 * 1024);
+  // What every device has for a team; CUDA's chips with asynchronous copies 99 KB, for two of them.
+  static_assert(scratch_bytes + device::scratch_align < (async ? 49 : 46) * 1024);
   static constexpr int band_tiles = 16;
 
   struct Tile {
@@ -153,8 +149,9 @@ class TileGemm {
     int count = 0;
     for (int g = begin; g < end; ++g) count += tiles_of(g);
     if (team.team_rank() == 0) tile_in(scratch).rows = 0;
-    int before = team.team_scan(count);
-    team.team_barrier();
+    auto* const sums = static_cast<std::uint32_t*>(static_cast<void*>(scratch + tile_bytes));
+    auto before = static_cast<int>(
+        device::sum_before<E, threads>(team, static_cast<std::uint32_t>(count), sums));
     if (index >= before && index < before + count) {
       int g = begin;
       while (index >= before + tiles_of(g)) before += tiles_of(g++);
@@ -336,6 +333,7 @@ class TileGemm {
       next = stage;
       stage = stage + stage_bytes == stages * stage_bytes ? 0 : stage + stage_bytes;
     }
+    if constexpr (async) device::wait_async<0>();  // zeros from beyond k are still on their way
     team.team_barrier();
     Tile const tile = tile_in(scratch);
     auto* const warp_sums = static_cast<A*>(static_cast<void*>(slabs)) + warp * Mma::m * pitch;
@@ -372,87 +370,97 @@ class TileGemm {
     }
   }
 
-  /// From the sums of Mma::m rows of a warp, in its part of the scratch memory, to out.
-  KOKKOS_FUNCTION void finish(Tile const& tile, int first_row, int first_column, A* sums,
+  /// From the sums of Mma::m rows of a warp, in its part of the scratch memory, to out: a lane has
+  /// `outputs` columns of some rows.
+  KOKKOS_FUNCTION void finish(Tile const& tile, int first_row, int first_column, A const* sums,
                               int lane) const {
-    bool const gated = g_.gated();
-    constexpr unsigned full = n_tiles * Mma::n;
-    static_assert((full & (full - 1)) == 0);
-    auto const row_of = [&](unsigned i, unsigned items) {  // items of a full row
-      return static_cast<int>(gated ? i / (items / 2) : i / items);
-    };
-    auto const item_of = [&](unsigned i, unsigned items) {
-      return static_cast<int>(gated ? i % (items / 2) : i % items);
-    };
-    int const width = gated ? full / 2 : full;
-    auto const place = [&](int j) { return gated ? j / Mma::n * (2 * Mma::n) + j % Mma::n : j; };
-    if (gated || g_.activated || has_bias()) {
-      KMOE_ROLL
-      for (int i = lane; i < Mma::m * width; i += Mma::lanes) {
-        int const column = place(item_of(i, full));
-        offset_t const n = column_of(tile, first_column + column);
-        if (n < g_.columns) activate_sum(tile, n, sums + row_of(i, full) * pitch + column);
-      }
-      device::sync_warp();
-    }
     struct alignas(device::chunk_bytes) Sums {
       A values[outputs];
     };
     struct alignas(outputs * sizeof(T)) Results {
       T values[outputs];
     };
-    int const across = width / outputs;
+    bool const gated = g_.gated(), biased = has_bias();
+    constexpr int full = n_tiles * Mma::n / outputs;  // items of a row, half as many of pairs
+    static_assert(Mma::n % outputs == 0 && (full & (full - 1)) == 0);
+    int const width = gated ? full / 2 : full;
+    int const own_row = gated ? lane / (full / 2) : lane / full;
+    int const rows_at_once = Kokkos::max(1, gated ? Mma::lanes / (full / 2) : Mma::lanes / full);
     KMOE_ROLL
-    for (int i = lane; i < Mma::m * across; i += Mma::lanes) {
-      int const row = row_of(i, full / outputs);
-      int const column = place(item_of(i, full / outputs) * outputs);
+    for (int item = lane % width; item < width; item += Mma::lanes) {
+      int const place = item * outputs;
+      int const column = gated ? place / Mma::n * (2 * Mma::n) + place % Mma::n : place;
       offset_t const n = column_of(tile, first_column + column);
-      offset_t const out_row = tile.row + first_row + row;
-      if (first_row + row >= tile.rows || n >= g_.columns) continue;
-      auto const values =
-          *static_cast<Sums const*>(static_cast<void const*>(sums + row * pitch + column));
-      A const weight = g_.output_weights == nullptr ? A(1) : A(g_.output_weights[g_.slot(out_row)]);
-      if constexpr (G::decodes) {
-        for (int v = 0; v < outputs && n + v < g_.columns; ++v) {
-          g_.store(out_row - g_.out_first, n + v, values.values[v] * weight);
-        }
-      } else {
-        Results results;
-        KMOE_UNROLL
-        for (int v = 0; v < outputs; ++v) results.values[v] = T(values.values[v] * weight);
-        T* const out = g_.out + (out_row - g_.out_first) * g_.columns + n;
-        if (wide_) {
-          *static_cast<Results*>(static_cast<void*>(out)) = results;
-        } else {
+      if (n >= g_.columns) continue;
+      auto const valid = static_cast<int>(Kokkos::min(offset_t{outputs}, g_.columns - n));
+      Sums bias{}, up_bias{};
+      KMOE_UNROLL
+      for (int v = 0; v < outputs; ++v) {
+        if (!biased || v >= valid) continue;
+        bias.values[v] = read_bias(tile, n + v, false);
+        if (gated) up_bias.values[v] = read_bias(tile, n + v, true);
+      }
+      auto const store = [&](int row, bool plain) {
+        auto const read = [&](int from) {
+          return *static_cast<Sums const*>(static_cast<void const*>(sums + row * pitch + from));
+        };
+        Sums sum = read(column);
+        if (!plain) {
+          Sums up = gated ? read(column + Mma::n) : sum;
           KMOE_UNROLL
           for (int v = 0; v < outputs; ++v) {
-            if (n + v < g_.columns) out[v] = results.values[v];
+            if (biased) {
+              sum.values[v] += bias.values[v];
+              up.values[v] += up_bias.values[v];
+            }
+            if (gated) {
+              sum.values[v] = activate(g_.options, sum.values[v], up.values[v]);
+            } else if (g_.activated) {
+              sum.values[v] = activate(g_.options.activation, sum.values[v]);
+            }
           }
         }
-      }
-    }
-  }
-
-  /// Adds the bias to the sum of column n, or to that of its gate and up, and activates it.
-  KOKKOS_FUNCTION void activate_sum(Tile const& tile, offset_t n, A* sum) const {
-    auto const biased = [&](A value, bool up) {
-      if (!has_bias()) return value;
-      offset_t const row = tile.group * g_.rows_of_b() + g_.row_of_b(n, up);
-      if constexpr (G::decodes) {
-        return value + g_.read_bias(row);
+        offset_t const out_row = tile.row + first_row + row;
+        A const weight =
+            g_.output_weights == nullptr ? A(1) : A(g_.output_weights[g_.slot(out_row)]);
+        if constexpr (G::decodes) {
+          for (int v = 0; v < valid; ++v) {
+            g_.store(out_row - g_.out_first, n + v, sum.values[v] * weight);
+          }
+        } else {
+          Results results;
+          KMOE_UNROLL
+          for (int v = 0; v < outputs; ++v) results.values[v] = T(sum.values[v] * weight);
+          T* const out = g_.out + (out_row - g_.out_first) * g_.columns + n;
+          if (wide_) {
+            *static_cast<Results*>(static_cast<void*>(out)) = results;
+          } else {
+            KMOE_UNROLL
+            for (int v = 0; v < outputs; ++v) {
+              if (v < valid) out[v] = results.values[v];
+            }
+          }
+        }
+      };
+      int const end = Kokkos::min(int{Mma::m}, tile.rows - first_row);
+      if (gated || g_.activated || biased) {
+        KMOE_ROLL
+        for (int row = own_row; row < end; row += rows_at_once) store(row, false);
       } else {
-        return value + g_.bias[row];
+        KMOE_UNROLL_4
+        for (int row = own_row; row < end; row += rows_at_once) store(row, true);
       }
-    };
-    A value = biased(*sum, false);
-    if (g_.gated()) {
-      value = activate(g_.options, value, biased(sum[Mma::n], true));
-    } else if (g_.activated) {
-      value = activate(g_.options.activation, value);
     }
-    *sum = value;
   }
 
+  KOKKOS_FUNCTION A read_bias(Tile const& tile, offset_t n, bool up) const {
+    offset_t const row = tile.group * g_.rows_of_b() + g_.row_of_b(n, up);
+    if constexpr (G::decodes) {
+      return g_.read_bias(row);
+    } else {
+      return g_.bias[row];
+    }
+  }
   KOKKOS_FUNCTION bool has_bias() const {
     if constexpr (G::decodes) {
       return g_.bias_data != nullptr;

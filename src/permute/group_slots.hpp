@@ -11,8 +11,7 @@
 
 #include <kmoe/core/types.hpp>
 
-#include "device/launch.hpp"
-#include "device/warp.hpp"
+#include "device/team.hpp"
 
 namespace kmoe::grouping {
 
@@ -38,24 +37,28 @@ using Count = std::uint32_t;
 inline constexpr Count no_group = 0xffff;
 
 template <class E>
-using Policy = Kokkos::TeamPolicy<E, Kokkos::LaunchBounds<team_threads>>;
-template <class E>
-using Member = typename Policy<E>::member_type;
+using Member = device::Team<E>;
 
-/// What the kernels have in common: the threads, and ids as groups.
-template <class E>
+/// What the kernels have in common: the threads, ids as groups, and scratch memory.
+template <class E, int Threads = team_threads>
 struct Team {
   static constexpr int warp = device::warp_size<E>;
-  static constexpr int num_warps = team_threads / warp;
+  static constexpr int num_warps = Threads / warp;
 
   Member<E> const& member;
   Slots const& slots;
   int rank, lane, own_warp, key_bits;
+  std::byte* scratch_begin;
   std::uint16_t* table = nullptr;  // groups of the ids, with a mask
   Count* sums = nullptr;           // [num_warps]
 
-  KOKKOS_INLINE_FUNCTION Team(Member<E> const& m, Slots const& s)
-      : member(m), slots(s), rank(m.team_rank()), lane(rank % warp), own_warp(rank / warp) {
+  KOKKOS_INLINE_FUNCTION Team(Member<E> const& m, Slots const& s, int scratch_bytes)
+      : member(m),
+        slots(s),
+        rank(m.team_rank()),
+        lane(rank % warp),
+        own_warp(rank / warp),
+        scratch_begin(device::scratch_of(m, scratch_bytes)) {
     for (key_bits = 1; (s.num_groups >> key_bits) != 0;) ++key_bits;
     sums = take<Count>(num_warps);
     if (s.mask != nullptr) {
@@ -63,17 +66,19 @@ struct Team {
       number_hosted();
     }
   }
-  static std::size_t scratch(Slots const& s) {
-    return 16 + bytes<Count>(num_warps) + (s.mask != nullptr ? bytes<std::uint16_t>(s.num_ids) : 0);
+  KOKKOS_INLINE_FUNCTION static int scratch(Slots const& s) {
+    return bytes<Count>(num_warps) + (s.mask != nullptr ? bytes<std::uint16_t>(s.num_ids) : 0);
   }
 
   template <class T>
-  KOKKOS_INLINE_FUNCTION static std::size_t bytes(int n) {
-    return (static_cast<std::size_t>(n) * sizeof(T) + 15) / 16 * 16;
+  KOKKOS_INLINE_FUNCTION static int bytes(int n) {
+    return (n * static_cast<int>(sizeof(T)) + 15) / 16 * 16;
   }
   template <class T>
-  KOKKOS_INLINE_FUNCTION T* take(int n) const {
-    return static_cast<T*>(member.team_scratch(0).get_shmem_aligned(bytes<T>(n), 16));
+  KOKKOS_INLINE_FUNCTION T* take(int n) {
+    auto* const taken = static_cast<T*>(static_cast<void*>(scratch_begin));
+    scratch_begin += bytes<T>(n);
+    return taken;
   }
 
   /// groups[i] = group of slot first + i * step, none from `end` on. All loads are under way before
@@ -105,19 +110,13 @@ struct Team {
     return device::match(valid(group) ? group : static_cast<Count>(slots.num_groups), key_bits);
   }
 
-  /// Sum of the values of the threads before this one. Every thread must call it.
   KOKKOS_INLINE_FUNCTION Count sum_before(Count value) const {
-    Count before = device::sum_before<warp>(value, lane);
-    if (lane == warp - 1) sums[own_warp] = before + value;
-    member.team_barrier();
-    for (int w = 0; w < num_warps; ++w) before += w < own_warp ? sums[w] : 0;
-    member.team_barrier();
-    return before;
+    return device::sum_before<E, Threads>(member, value, sums);
   }
 
  private:
   KOKKOS_INLINE_FUNCTION void number_hosted() const {
-    constexpr int ids_per_thread = max_ids / team_threads;
+    constexpr int ids_per_thread = max_ids / Threads;
     Count hosted = 0;
     for (int i = 0; i < ids_per_thread; ++i) {
       index_t const id = rank * ids_per_thread + i;
@@ -139,14 +138,18 @@ struct Team {
 /// counts[block, g] = slots of group g in the block.
 template <class E>
 struct CountSlots {
+  static constexpr int threads = team_threads;
+  using Bounds = Kokkos::LaunchBounds<threads>;
   Slots slots;
   Count* counts;
 
-  static std::size_t scratch(Slots const& s) {
+  KOKKOS_INLINE_FUNCTION static int scratch(Slots const& s) {
     return Team<E>::scratch(s) + Team<E>::template bytes<Count>(s.num_groups);
   }
   KOKKOS_FUNCTION void operator()(Member<E> const& member) const {
-    Team<E> const team(member, slots);
+    device::wait_for_previous();
+    device::let_next_begin();  // which waits for the counts
+    Team<E> team(member, slots, scratch(slots));
     Count* const sums = team.template take<Count>(slots.num_groups);
     for (int g = team.rank; g < slots.num_groups; g += team_threads) sums[g] = 0;
     member.team_barrier();
@@ -175,6 +178,8 @@ struct CountSlots {
 /// threads can hold. Without `counts` one block, one tile is all there is.
 template <class E>
 struct PlaceSlots {
+  static constexpr int threads = team_threads;
+  using Bounds = Kokkos::LaunchBounds<threads>;
   Slots slots;
   Count const* counts;  // [blocks, num_groups] or null
   index_t num_blocks;
@@ -193,15 +198,16 @@ struct PlaceSlots {
   /// Words of two 16-bit counts in a warp's row.
   KOKKOS_INLINE_FUNCTION static int words(Slots const& s) { return (s.num_groups + 1) / 2; }
 
-  static std::size_t scratch(Slots const& s) {
+  KOKKOS_INLINE_FUNCTION static int scratch(Slots const& s) {
     return Warps::scratch(s) + 2 * Warps::template bytes<Count>(2 * words(s) + 1) +
            Warps::template bytes<Count>(Warps::num_warps * words(s)) +
            (sorts(s) ? Warps::template bytes<Count>(tile_slots) : 0);
   }
 
   KOKKOS_FUNCTION void operator()(Member<E> const& member) const {
+    device::wait_for_previous();
     device::let_next_begin();
-    Warps const team(member, slots);
+    Warps team(member, slots, scratch(slots));
     bool const sort = sorts(slots);
     int const row_words = words(slots);
     Count* const first_row = team.template take<Count>(2 * row_words);        // of each group

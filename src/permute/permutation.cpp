@@ -10,6 +10,7 @@
 
 #include "instantiate.hpp"
 #include "permute/check_permutation.hpp"
+#include "permute/group_few.hpp"
 #include "permute/group_slots.hpp"
 
 namespace kmoe {
@@ -122,6 +123,39 @@ void expect_few_slots(std::string_view function, offset_t num_tokens, offset_t s
                  slots);
 }
 
+/// The kernels of group_few.hpp: true if the sizes suit them.
+template <class E>
+bool group_few(E const& exec, grouping::Slots slots, Permutation<E> const& out,
+               offset_t* rows_per_expert) {
+  using Place = grouping::PlaceFew<E>;
+  using Count = grouping::CountFew<E>;
+  constexpr index_t groups = grouping::few_groups;
+  auto* const counts = reinterpret_cast<grouping::Count*>(out.scratch.data());
+  auto const aligned = [](void const* p) {
+    return reinterpret_cast<std::uintptr_t>(p) % sizeof(device::Chunk) == 0;
+  };
+  // Two teams for each multiprocessor, and enough slots for each; scratch holds 64-bit counts.
+  auto const most = static_cast<index_t>(
+      std::min<offset_t>(exec.concurrency() / 1024, 2 * out.scratch.extent(0) / groups));
+  if (slots.num_groups < 1 || slots.num_groups > groups || most < 4 ||
+      Place::scratch(slots) > device::large_scratch(exec) || !aligned(slots.ids) ||
+      !aligned(out.row_of_slot.data()) || !aligned(counts)) {
+    return false;
+  }
+  auto const round_up = [](index_t n, index_t to) { return (n + to - 1) / to * to; };
+  index_t const wanted = std::clamp<index_t>(slots.num_slots / 2048, 4, most / 4 * 4);
+  slots.slots_per_block = round_up((slots.num_slots + wanted - 1) / wanted, 16);
+  index_t const blocks =
+      round_up((slots.num_slots + slots.slots_per_block - 1) / slots.slots_per_block, 4);
+  device::team_for(exec, "kmoe::make_permutation::count", blocks, Count::scratch(slots),
+                   Count{slots, counts, blocks}, true);
+  device::team_for(exec, "kmoe::make_permutation::place", blocks, Place::scratch(slots),
+                   Place{slots, counts, blocks, out.expert_offsets.data(), rows_per_expert,
+                         out.slot_of_row.data(), out.row_of_slot.data()},
+                   true);
+  return true;
+}
+
 /// The kernels of group_slots.hpp: true if the sizes suit them.
 template <class E>
 bool group_by_warps(E const& exec, Matrix<index_t const, E> const& ids, grouping::Slots slots,
@@ -135,9 +169,14 @@ bool group_by_warps(E const& exec, Matrix<index_t const, E> const& ids, grouping
   slots.ids = ids.data();
   slots.num_slots = static_cast<index_t>(num_slots);
   slots.slots_per_block = slots.num_slots;
+  offset_t* const rows = rows_per_expert.extent(0) > 0 ? rows_per_expert.data() : nullptr;
+  bool const counted = num_slots > tile_slots;
+  if constexpr (grouping::has_few<E>) {
+    if (counted && group_few(exec, slots, out, rows)) return true;
+  }
   auto* const counts = reinterpret_cast<grouping::Count*>(out.scratch.data());
   index_t num_blocks = 1;
-  if (num_slots > tile_slots) {
+  if (counted) {
     // A block reads the counts of all: as many of them as slots of its own are worth it. Scratch
     // holds 64-bit counts.
     auto const groups = std::max<offset_t>(slots.num_groups, 1);
@@ -150,23 +189,16 @@ bool group_by_warps(E const& exec, Matrix<index_t const, E> const& ids, grouping
     if (per_block > tile_slots) per_block = round_up(per_block, tile_slots);
     slots.slots_per_block = static_cast<index_t>(per_block);
     num_blocks = static_cast<index_t>((num_slots + per_block - 1) / per_block);
-    Kokkos::parallel_for(
-        "kmoe::make_permutation::count",
-        grouping::Policy<E>(exec, num_blocks, team_threads)
-            .set_scratch_size(
-                0, Kokkos::PerTeam(static_cast<int>(grouping::CountSlots<E>::scratch(slots)))),
-        grouping::CountSlots<E>{slots, counts});
+    device::team_for(exec, "kmoe::make_permutation::count", num_blocks,
+                     grouping::CountSlots<E>::scratch(slots),
+                     grouping::CountSlots<E>{slots, counts}, true);
   }
-  bool const counted = num_slots > tile_slots;
-  Kokkos::parallel_for(
-      "kmoe::make_permutation::place",
-      grouping::Policy<E>(exec, num_blocks, team_threads)
-          .set_scratch_size(
-              0, Kokkos::PerTeam(static_cast<int>(grouping::PlaceSlots<E>::scratch(slots)))),
-      grouping::PlaceSlots<E>{slots, counted ? counts : nullptr, num_blocks,
-                              out.expert_offsets.data(),
-                              rows_per_expert.extent(0) > 0 ? rows_per_expert.data() : nullptr,
-                              out.slot_of_row.data(), out.row_of_slot.data()});
+  device::team_for(exec, "kmoe::make_permutation::place", num_blocks,
+                   grouping::PlaceSlots<E>::scratch(slots),
+                   grouping::PlaceSlots<E>{slots, counted ? counts : nullptr, num_blocks,
+                                           out.expert_offsets.data(), rows, out.slot_of_row.data(),
+                                           out.row_of_slot.data()},
+                   true);
   return true;
 }
 

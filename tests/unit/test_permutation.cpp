@@ -149,6 +149,14 @@ TYPED_TEST(Grouping, ManyBlocks) {
   Ids const wide("wide", 5, 40000);  // more slots per token than a block holds
   test::fill_ids(wide, 9, 0, 11);
   TestFixture::check(wide, 11);
+  // More slots than the teams of a device take at once, and a last tile that is not whole.
+  for (index_t const groups : {1, 15, 16, 40}) {
+    Ids const many("many", 330001, 7);
+    test::fill_ids(many, 10, -1, groups + 1);
+    TestFixture::check(many, groups);
+  }
+  test::set_entries(ids, [](index_t& id, std::size_t) { id = 15; });
+  TestFixture::check(ids, 16);
 }
 
 TYPED_TEST(Grouping, MaskedIdsAndCountedRows) {

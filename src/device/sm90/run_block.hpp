@@ -24,7 +24,7 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
     }
     for (int p = 0; p < task_places; ++p) {
       barrier_init(block.task_full(p), 1);
-      barrier_init(block.task_empty(p), loader_threads / 32 + consumer_warps);
+      barrier_init(block.task_empty(p), loader_threads + 32 * consumer_warps);
     }
     if constexpr (Tile::pair > 1) {
       for (int p = 0; p < number_places; ++p) barrier_init(block.number_full(p), 1);
