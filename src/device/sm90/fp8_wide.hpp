@@ -15,9 +15,8 @@
 namespace kmoe::device::sm90 {
 
 /// 256 features x 128 tokens, 64 of each group.
-template <int Stages, int Lead = 0>
+template <int Stages>
 struct Fp8WideTile : Fp8Tile<256, 128, Stages, 2, 1, true> {
-  static constexpr int lead = Lead;  // steps of k that the second group stays behind
   static_assert(Stages <= scale_batches);
 };
 
@@ -66,10 +65,11 @@ struct WideBlock : Fp8Block<Tile> {
   }
 
   /// The sums of one tile: features 128 h + 8 j + 2 (lane % 4) and the next in acc[h][4 j], ...
+  /// The groups take turns at the tensor cores, half of the features each: what one multiplies, it
+  /// adds while the other multiplies. Left alone, they would do both at the same time.
   __device__ __forceinline__ void multiply_tokens(Sums& acc, Ring<Stages>& ring, int group,
                                                   int tiles, int count, bool signals,
                                                   int& batch) const {
-    bool const any = own_tokens * group < count;
     int const row =
         own_tokens * group + threadIdx.x % group_threads / 32 * 16 + threadIdx.x % 32 / 4;
     float sums[half / 2];
@@ -78,43 +78,110 @@ struct WideBlock : Fp8Block<Tile> {
 #pragma unroll
       for (int i = 0; i < half / 2; ++i) acc[h][i] = 0.0F;
     }
-    if (Tile::lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
+    if (own_tokens * group >= count) {
+      for (int kt = 0; kt < tiles; ++kt) {
+        barrier_wait(this->full(ring.stage), ring.phase);
+        for (int h = 0; h < halves; ++h) {
+          take_turn(group);
+          give_turn(group);
+        }
+        __syncwarp();
+        if (signals) barrier_arrive(this->empty(ring.stage));
+        ring.next();
+      }
+      batch = (batch + (tiles + 3) / 4) % scale_batches;
+      return;
+    }
     auto const* const scales = reinterpret_cast<float const*>(this->memory + Tile::staging);
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(this->full(ring.stage), ring.phase);
-      proxy_fence();
       std::uint32_t const at = this->stage(ring.stage);
-      auto const left = matrix_descriptor(at + Tile::weight_bytes + own_tokens * group * row_bytes);
-      float const* const scale = this->scales_at(ring.stage, 0);
+      proxy_fence();
+      // The same for all lanes: so that its sums are computed once for a warp.
+      auto const right = __shfl_sync(~0U, static_cast<std::uint32_t>(matrix_descriptor(at)), 0);
+      auto const left = right + ((Tile::weight_bytes + own_tokens * group * row_bytes) >> 4);
+      auto const above = matrix_descriptor(0) >> 32 << 32;
       float const* const tokens = scales + (batch * Tile::tokens + row) * 4 + kt % 4;
+      float const* const weights = this->scales_at(ring.stage, 0) + Tile::tokens;
       float const low = tokens[0], high = tokens[32];
 #pragma unroll
-      for (int h = 0; any && h < halves; ++h) {
-        auto const right = matrix_descriptor(at + h * half * row_bytes);
+      for (int h = 0; h < halves; ++h) {
+        float2 const weight = *reinterpret_cast<float2 const*>(weights + 2 * h);
+        take_turn(group);
         wgmma_begin();
 #pragma unroll
         for (int inner = 0; inner < scale_k / 32; ++inner) {
-          wgmma<Operand::e4m3, half>(sums, left + 2 * inner, right + 2 * inner, inner != 0);
+          if (inner == scale_k / 32 - 1) wgmma_commit();  // the turn is over before the last one is
+          wgmma<Operand::e4m3, half>(sums, above | (left + 2 * inner),
+                                     above | (right + h * (half * row_bytes >> 4) + 2 * inner),
+                                     inner != 0);
         }
         wgmma_commit();
-        float2 const weight = *reinterpret_cast<float2 const*>(scale + Tile::tokens + 2 * h);
+        wgmma_wait<1>();
+        give_turn(group);
         float const factors[2][2] = {{low * weight.x, high * weight.x},
                                      {low * weight.y, high * weight.y}};
         wgmma_wait<0>();
 #pragma unroll
         for (int i = 0; i < half / 2; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+        if (h == halves - 1) {
+          __syncwarp();
+          if (signals) barrier_arrive(this->empty(ring.stage));
+        }
 #pragma unroll
         for (int i = 0; i < half / 2; ++i) {
           acc[h][i] = fmaf(sums[i], factors[i / 4 % 2][i / 2 % 2], acc[h][i]);
         }
       }
-      __syncwarp();
-      if (signals) barrier_arrive(this->empty(ring.stage));
       ring.next();
       if (kt % 4 == 3 || kt == tiles - 1) batch = (batch + 1) % scale_batches;
-      if (Tile::lead > 0 && group == 0 && kt == min(Tile::lead, tiles) - 1)
-        named_barrier_arrive(4, 2 * group_threads);
     }
+  }
+  // The second group gives the first turn before it begins.
+  __device__ void take_turn(int group) const {
+    named_barrier(4 + group, 2 * group_threads);
+  }
+  __device__ void give_turn(int group) const {
+    named_barrier_arrive(5 - group, 2 * group_threads);
+  }
+
+  /// What is known of a token's row before it is finished: where it goes, and its weight.
+  struct Kept {
+    int to;
+    float weight;
+  };
+  static_assert(Tile::tokens * sizeof(Kept) <= Tile::groups * Tile::sums * 4);
+  __device__ void keep(Task const& task, int first) const {
+    float const* const all = this->launch.products[1].weights;
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      if (first + 8 * side >= task.count) continue;
+      int const row = task.row + first + 8 * side, slot = this->schedule.slot(row);
+      reinterpret_cast<Kept*>(this->memory + Tile::weights)[first + 8 * side] = {
+          this->launch.sides.direct != nullptr ? slot : row, all != nullptr ? all[slot] : 1.0F};
+    }
+  }
+
+  /// The bias of columns 8 i + 2 (lane % 4) + n of a tile, which `place` finds, or nothing: zero.
+  template <class Place>
+  __device__ __forceinline__ void add_bias(Sums& acc, float const* bias, Place const& place) const {
+    auto const add = [&](auto const& value) {
+#pragma unroll
+      for (int i = 0; i < Tile::features / 8; ++i) {
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          float const v = value(i, n);
+          float* const d = acc[i / 16] + 4 * (i % 16) + n;
+          d[0] += v;
+          d[2] += v;
+        }
+      }
+    };
+    if (bias == nullptr) return add([](int, int) { return 0.0F; });
+    add([&](int i, int n) {
+      std::int64_t const at = place(i, n);
+      return at < 0 ? 0.0F : bias[at];
+    });
   }
 
   /// The codes and the scale of this thread's two tokens, which four threads share.
@@ -124,9 +191,12 @@ struct WideBlock : Fp8Block<Tile> {
     int const width = product.features / 2, begin = task.feature * scale_k;
     int const own = threadIdx.x % 4;
     bool const interleaved = product.halves == Halves::interleaved;
-    float const* const bias = product.bias == nullptr
-                                  ? nullptr
-                                  : product.bias + std::int64_t{task.group} * product.features;
+    add_bias(acc, product.bias, [&](int i, int n) {  // of features 8 i / 2 + 2 own + n
+      int const feature = begin + 8 * (i / 2) + 2 * own + n, up = i % 2;
+      if (feature >= width) return std::int64_t{-1};
+      return std::int64_t{task.group} * product.features +
+             (interleaved ? 2 * feature + up : up * width + feature);
+    });
     with_activation(product, [&](auto const& act) {
 #pragma unroll
       for (int side = 0; side < 2; ++side) {
@@ -134,17 +204,7 @@ struct WideBlock : Fp8Block<Tile> {
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
           float const* const d = acc[i / 8] + 8 * (i % 8) + 2 * side;
-          float b[2][2] = {};
-          int const feature = begin + 8 * i + 2 * own;
-          if (bias != nullptr && feature < width) {
-#pragma unroll
-            for (int n = 0; n < 2; ++n) {
-              b[0][n] = bias[interleaved ? 2 * (feature + n) : feature + n];
-              b[1][n] = bias[interleaved ? 2 * (feature + n) + 1 : width + feature + n];
-            }
-          }
-          pairs[i] =
-              pack<Type>(act(d[0] + b[0][0], d[4] + b[1][0]), act(d[1] + b[0][1], d[5] + b[1][1]));
+          pairs[i] = pack<Type>(act(d[0], d[4]), act(d[1], d[5]));
           largest = __vmaxu2(largest, pairs[i] & 0x7fff7fffU);
         }
         std::uint32_t most = max(largest & 0xffffU, largest >> 16);
@@ -178,26 +238,27 @@ struct WideBlock : Fp8Block<Tile> {
 
   /// The elements of this thread's two tokens times their weights, to the rows `to`.
   template <Operand Type>
-  __device__ __forceinline__ void finish_rows(Sums& acc, Task const& task, int const (&to)[2],
-                                              float const (&weights)[2], int first) const {
+  __device__ __forceinline__ void finish_rows(Sums& acc, Task const& task, Kept const* kept,
+                                              int first) const {
     Product const& product = this->launch.products[1];
     int const width = product.features, begin = task.feature * Tile::features;
     int const own = threadIdx.x % 4;
-    float const* const bias =
-        product.bias == nullptr ? nullptr : product.bias + std::int64_t{task.group} * width;
+    add_bias(acc, product.bias, [&](int i, int n) {
+      int const feature = begin + 8 * i + 2 * own + n;
+      return feature < width ? std::int64_t{task.group} * width + feature : std::int64_t{-1};
+    });
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
-      auto* const out = static_cast<std::uint16_t*>(product.out) + std::int64_t{to[side]} * width;
+      auto const [to, weight] = kept[8 * side];
+      auto* const out = static_cast<std::uint16_t*>(product.out) + std::int64_t{to} * width;
 #pragma unroll
       for (int b = 0; b < Tile::features / 32; ++b) {
         std::uint32_t v[4];  // of features 32 b + 8 n + 2 own
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
-          int const j = 4 * b + n, feature = begin + 8 * j + 2 * own;
+          int const j = 4 * b + n;
           float const* const d = acc[j / 16] + 4 * (j % 16) + 2 * side;
-          float2 more = {0.0F, 0.0F};
-          if (bias != nullptr && feature < width) more = {bias[feature], bias[feature + 1]};
-          v[n] = pack<Type>(weights[side] * (d[0] + more.x), weights[side] * (d[1] + more.y));
+          v[n] = pack<Type>(weight * d[0], weight * d[1]);
         }
         transpose_words(v, own);
         int const feature = begin + 32 * b + 8 * own;
@@ -218,31 +279,27 @@ struct WideBlock : Fp8Block<Tile> {
     Sums acc;
     int batch = 0;
     Ring<task_places> place;
-    for (Task task = this->next_task(place); task.product >= 0; task = this->next_task(place)) {
-      int to[2] = {};
-      float weights[2] = {1.0F, 1.0F};
-      if (task.product == 1) {
-        float const* const all = this->launch.products[1].weights;
-#pragma unroll
-        for (int side = 0; side < 2; ++side) {
-          if (first + 8 * side >= task.count) continue;
-          int const row = task.row + first + 8 * side, slot = this->schedule.slot(row);
-          to[side] = this->launch.sides.direct != nullptr ? slot : row;
-          if (all != nullptr) weights[side] = all[slot];
-        }
-      }
-      multiply_tokens(acc, ring, group, this->k_tiles(task.product), task.count, lane == 0, batch);
-      if (task.product == 0) {
-        finish_codes<Type>(acc, task, first);
+    if (group == 1) give_turn(group);
+    // A tile is read again where it is needed, for the sums take the registers.
+    auto const* const kept = reinterpret_cast<Kept*>(this->memory + Tile::weights) + first;
+    for (Task const* task = this->wait_for_task(place); task->product >= 0;
+         task = this->wait_for_task(place)) {
+      if (task->product == 1 && lane % 4 == 0) keep(*task, first);
+      multiply_tokens(acc, ring, group, this->k_tiles(task->product), task->count, lane == 0,
+                      batch);
+      __syncwarp();
+      if (task->product == 0) {
+        finish_codes<Type>(acc, *task, first);
       } else {
-        finish_rows<Type>(acc, task, to, weights, first);
+        finish_rows<Type>(acc, *task, kept, first);
       }
-      if (task.product == 0 || this->launch.sides.sums != nullptr) {
+      if (task->product == 0 || this->launch.sides.sums != nullptr) {
         named_barrier(2 + group, group_threads);
         if (thread == 0) {
-          add_release(task.product == 0 ? this->ready(task.tile) : this->launch.counters + 2, 1);
+          add_release(task->product == 0 ? this->ready(task->tile) : this->launch.counters + 2, 1);
         }
       }
+      this->pass_task(place);
     }
     if (this->launch.sides.sums != nullptr) {
       this->template add_rows<Type>(2 + group, group * group_threads + thread);

@@ -164,12 +164,18 @@ struct Block {
     }
   }
 
-  /// For whole warps: the next tile of this block.
-  __device__ Task next_task(Ring<task_places>& place) const {
+  /// For whole warps: the next tile of this block, which stays there until it is passed.
+  __device__ Task const* wait_for_task(Ring<task_places> const& place) const {
     barrier_wait(task_full(place.stage), place.phase);
-    Task const task = *task_at(place.stage);
+    return task_at(place.stage);
+  }
+  __device__ void pass_task(Ring<task_places>& place) const {
     barrier_arrive(task_empty(place.stage));  // each lane for itself: racecheck sees no other order
     place.next();
+  }
+  __device__ Task next_task(Ring<task_places>& place) const {
+    Task const task = *wait_for_task(place);
+    pass_task(place);
     return task;
   }
 
