@@ -180,6 +180,7 @@ struct Block {
   }
 
   // What blocks derived from this one replace, see fp8_kernel.hpp, packed_kernel.hpp.
+  static constexpr int row_lanes = 8;                    // bring 128 bytes of a row
   static constexpr int weight_threads = 1;               // of load_weights()
   static constexpr int token_arrivals = loader_threads;  // at a stage, of all but thread 0
   static constexpr bool finishes_together = false;       // the groups of a gated tile
@@ -191,16 +192,28 @@ struct Block {
   __device__ bool finish_gated(Sums&, Task const&, int, int) const {
     return false;
   }
+  /// The first of the rows that come to a loading thread.
+  __device__ static int first_row(int thread) {
+    return thread / row_lanes;
+  }
+  /// Tells a stage's barrier when what this thread has brought is there.
+  struct Arrivals {
+    static constexpr int behind = 0;  // steps of k: stages of which the barrier is told later
+    Block const& block;
+    __device__ void add(int stage, int) const { copy_async_arrive(block.full(stage)); }
+    __device__ void finish(int) const {}
+  };
 
-  /// Warps 1 to 3: the token rows of every tile. Eight lanes bring 128 bytes of a row.
+  /// Warps 1 to 3: the token rows of every tile. Self::row_lanes bring 128 bytes of a row.
   template <Operand Type, class Self>
   __device__ void load_tokens(Self& self) {
-    constexpr int step = loader_threads / 8;  // rows that are brought at once
+    constexpr int lanes = Self::row_lanes;
+    constexpr int step = loader_threads / lanes;  // rows that are brought at once
     constexpr int steps = (Tokens + step - 1) / step;
     constexpr int own_rows = (Tokens + loader_threads - 1) / loader_threads;
     static_assert(step % 4 == 0);  // the swizzle of a lane's rows alternates between two
     int const thread = threadIdx.x - 32;
-    int const piece = thread % 8, first = thread / 8;
+    int const piece = thread % lanes, first = Self::first_row(thread);
     auto const spot = [&](int row) -> std::uint32_t {
       return Tile::weight_bytes + row * row_bytes + ((piece ^ (row & 7)) << 4);
     };
@@ -229,6 +242,7 @@ struct Block {
 
     Ring<Stages> ring;
     Ring<task_places> place;
+    typename Self::Arrivals arrivals{self};
     Task next = next_task(place);
     if (next.product >= 0) look_up(next);
     while (next.product >= 0) {
@@ -253,7 +267,9 @@ struct Block {
       int const tiles = k_tiles(task.product);
       // The next tile is looked up while the last stages of this one are on their way. To hand it
       // out at a step, the weights need the rows of all but Stages - 1 steps up to it.
-      int const look_ahead = handed_at(tiles) < tiles ? max(tiles - Stages, 0) : tiles;
+      int const look_ahead = handed_at(tiles) < tiles
+                                 ? min(max(tiles - Stages, 0) + Self::Arrivals::behind, tiles)
+                                 : tiles;
       for (int kt = 0; kt < tiles; ++kt) {
         if (kt == look_ahead) {
           next = next_task(place);
@@ -273,24 +289,31 @@ struct Block {
               if (m * step >= task.count) break;
               Two const two = ahead;
               if (m + 2 < steps) ahead = own[(m / 2 + 1) * step];
-              std::uint32_t const past = m * step * row_bytes;
-              if (first + m * step < Tokens) copy(at[0] + past, two.row[0] + offset);
-              if (first + (m + 1) * step < Tokens) copy(at[1] + past, two.row[1] + offset);
+#pragma unroll
+              for (int odd = 0; odd < 2; ++odd) {
+                if (first + (m + odd) * step >= Tokens) continue;
+#pragma unroll
+                for (int p = 0; p < 8; p += lanes) {
+                  copy((at[odd] ^ (p << 4)) + m * step * row_bytes, two.row[odd] + offset + 16 * p,
+                       p);
+                }
+              }
             }
           };
           if (k + Tile::row_k <= product.k) {
-            bring([](std::uint32_t to, void const* from) { copy_async_16(to, from); });
+            bring([](std::uint32_t to, void const* from, int) { copy_async_16(to, from); });
           } else {
-            bool const inside = k + piece * Tile::piece_k < product.k;
-            bring([=](std::uint32_t to, void const* from) {
-              inside ? copy_async_16(to, from) : copy_async_zeros_16(to, product.in);
+            int const there = (product.k - k) / Tile::piece_k - piece;
+            bring([=](std::uint32_t to, void const* from, int p) {
+              p < there ? copy_async_16(to, from) : copy_async_zeros_16(to, in);
             });
           }
         }
         self.bring_beside_rows(beside, ring.stage, kt);
-        copy_async_arrive(full(ring.stage));
+        arrivals.add(ring.stage, task.count);
         ring.next();
       }
+      arrivals.finish(task.count);
       if (look_ahead >= tiles) {
         next = next_task(place);
         if (next.product >= 0) look_up(next);

@@ -55,8 +55,7 @@ void launch_tile(cudaStream_t stream, PackedLaunch& what, Work const& work) {
   int const blocks = Tile::blocks * machine().multiprocessors;
   what.band = work.tokens <= 64 ? 2 : 8;
   what.lag = ceil_div(3 * blocks, what.band * ceil_div(work.products[0].features, Tile::features));
-  what.sixteen = 16;
-  what.four = 4;
+  what.factors = {4, 16, 256};
   for (int p = 0; p < what.count; ++p) {
     what.widths[p] = Tile::features;
     what.maps[p] = what.edge_maps[p] =

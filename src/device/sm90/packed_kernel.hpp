@@ -6,10 +6,13 @@
 /// Weights of four bits in the kernel: codes lie packed in a stage, their scales beside them, and
 /// the warpgroup that multiplies decodes its share of the left operand into registers.
 ///
-/// A thread of wgmma holds rows lane / 4 and 8 below, and of each 8 columns two neighbours: one
-/// byte of codes. Decoding of the next columns overlaps the multiplication of these. Products of
-/// codes and scales that bfloat16 holds exactly (mxfp4, nvfp4 without its float) are the operand;
-/// where scales are floats (int4) the codes are, and sums of each block of k are multiplied.
+/// A thread of wgmma holds rows lane / 4 and 8 below, and of each 8 columns two neighbours. A sum
+/// over k can take its terms in any order that both operands have: of 128 of k a thread decodes 32
+/// that lie together, one load, and the pair of a word is two codes 16 bits apart, one shift and
+/// one mask for both. The loading warps bring rows of tokens into that order (Arrivals). Decoding
+/// of the next columns overlaps the multiplication of these. Products of codes and scales that
+/// bfloat16 holds exactly (mxfp4, nvfp4 without its float) are the operand; where scales are floats
+/// (int4) the codes are, and sums of each block of k are multiplied.
 ///
 /// Warp 0 brings codes by bulk tensor copies, and scales by copies of four bytes: rows of scales
 /// lie as the checkpoint has them, at multiples of two bytes.
@@ -34,6 +37,13 @@ __device__ __forceinline__ std::uint32_t subtract_bf16(std::uint32_t a, std::uin
   asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
   return d;
 }
+/// Bits of a where mask has them, else of b: in one instruction, which the compiler does not find.
+__device__ __forceinline__ std::uint32_t choose_bits(std::uint32_t mask, std::uint32_t a,
+                                                     std::uint32_t b) {
+  std::uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xe4;" : "=r"(d) : "r"(a), "r"(b), "r"(mask));
+  return d;
+}
 __device__ __forceinline__ uint4 load_shared_16(std::uint32_t at) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -45,6 +55,29 @@ __device__ __forceinline__ uint2 load_shared_8(std::uint32_t at) {
   uint2 v;
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
   return v;
+}
+__device__ __forceinline__ std::uint32_t load_shared_u16(std::uint32_t at) {
+  std::uint16_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ std::uint32_t load_shared_u8(std::uint32_t at) {
+  std::uint32_t v;
+  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ void store_shared_16(std::uint32_t at, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
+/// Ends a group of this thread's copies; waits until all but `Later` groups are there.
+__device__ __forceinline__ void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int Later>
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Later) : "memory");
 }
 /// Non-blocking copy of 4 bytes, zeros if not `there`.
 __device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from, bool there) {
@@ -60,51 +93,49 @@ __device__ __forceinline__ void set_if(float& to, bool condition, float value) {
                : "r"(static_cast<int>(condition)), "f"(value));
 }
 
-/// What a thread knows while it decodes.
-struct Lane {
-  std::uint32_t select;  // of own_byte()
-  // Shifts are multiplications: those have a pipe of their own, the other operations share one.
-  std::uint32_t sixteen, four;
+// What a thread has of a row's 128 of k, and how it decodes them: a word of eight codes, four
+// pairs. Pair n is codes 3 - n and 7 - n: the first two come from near(w, 0), the others from
+// near(w, 1).
+
+/// Shifts to the left are multiplications: those have a pipe of their own, the other operations
+/// share one. The compiler is not told of the factors, it would make shifts of them.
+struct Factors {
+  std::uint32_t f4, f16, f256;
 };
 
-/// Two e2m1 codes of the thread's byte of v, times 2^-126: their fields lie where a subnormal
-/// number has them.
-__device__ __forceinline__ std::uint32_t spread_e2m1(std::uint32_t v, Lane const& lane) {
-  std::uint32_t const p = __byte_perm(v * lane.sixteen, v, lane.select);
-  return (p & 0x80008000U) | ((p * lane.four) & 0x01c001c0U);
-}
-/// Picks byte `own` of a for the low and of b for the high half of a word, twice.
-__device__ __forceinline__ std::uint32_t own_byte(int own) {
-  return 0x4400U + 0x1111U * own;
-}
+/// e2m1, times 2^-126: the fields lie where a subnormal number has them.
+struct E2m1 {
+  /// Of two pairs signs and magnitudes at their distance: one where they belong, one 4 bits lower.
+  __device__ static std::uint32_t near(std::uint32_t w, int half, Factors const& by) {
+    std::uint32_t const magnitudes = half == 0 ? w >> 6 : w * by.f4;
+    std::uint32_t const signs = half == 0 ? w : w * by.f256;
+    return choose_bits(0x01dc01dcU, magnitudes, signs);
+  }
+  __device__ static std::uint32_t pair(std::uint32_t near, int n, Factors const& by) {
+    return (n % 2 == 0 ? near : near * by.f16) & 0x81c081c0U;
+  }
+};
 
-/// What one thread has of the scales of a row's 128 of k, and how it decodes 32 of them: words of
-/// eight codes into its pairs. The operand is 2^-32 of the value, so that the factor, 2^126 times
-/// the scale, is a number for scales up to 2^32.
-struct Mxfp4 {
+/// The operand is 2^-32 of the value, so that the factor, 2^126 times the scale, is a number for
+/// scales up to 2^32.
+struct Mxfp4 : E2m1 {
   static constexpr bool in_sums = false, part_scaled = false, has_zeros = false, has_large = true;
   static constexpr float times = 0x1p32F;
   static constexpr int slot_bytes = 4;
-  std::uint32_t scales;
+  std::uint32_t factor;
 
-  /// `blocks` of 32 are there.
-  __device__ __forceinline__ void set(uint2 slot, int offset, int blocks, int) {
-    scales = __funnelshift_r(slot.x, slot.y, 8 * offset);
-    if (blocks < 4) scales &= (1U << 8 * blocks) - 1;
+  /// What a thread needs of the scales of 128 of k, at `slot`; `own` = lane % 4.
+  __device__ static std::uint32_t load(std::uint32_t slot, int offset, int own) {
+    return load_shared_u8(slot + offset + own);
   }
-  __device__ __forceinline__ void decode(uint4 const& v, int unit, Lane const& lane,
-                                         std::uint32_t (&pairs)[4]) const {
-    std::uint32_t const e = __byte_perm(scales, 0, 0x4440 | unit);
-    std::uint32_t const factor = e * 0x00800080U + (126 - 32) * 0x00800080U;
-    pairs[0] = multiply_bf16(spread_e2m1(v.x, lane), factor);
-    pairs[1] = multiply_bf16(spread_e2m1(v.y, lane), factor);
-    pairs[2] = multiply_bf16(spread_e2m1(v.z, lane), factor);
-    pairs[3] = multiply_bf16(spread_e2m1(v.w, lane), factor);
+  __device__ void set(std::uint32_t scale, int) {
+    factor = scale * 0x00800080U + (126 - 32) * 0x00800080U;
   }
-  /// Nonzero: a scale of 2^33 or more, or NaN. The factor is not, then.
-  __device__ __forceinline__ std::uint32_t large() const {
-    return scales & (scales << 1 | scales << 2) & 0x80808080U;
+  __device__ std::uint32_t decode(std::uint32_t near, int n, int, Factors const& by) const {
+    return multiply_bf16(pair(near, n, by), factor);
   }
+  /// From this scale on, 2^33, or NaN, the factor is not a number.
+  static constexpr std::uint32_t large = 160;
   /// Weight k of a row, in the way that has no such limits.
   __device__ static float value(std::uint8_t const* codes, std::uint8_t const* scales, int k) {
     int const code = codes[k / 2] >> 4 * (k % 2) & 15, e = scales[k / 32], m = code & 7;
@@ -116,30 +147,23 @@ struct Mxfp4 {
 
 /// The operand is 2^-8 of the value, so that the largest scale times 2^126 is a number; part scales
 /// make up for it.
-struct Nvfp4 {
+struct Nvfp4 : E2m1 {
   static constexpr bool in_sums = false, part_scaled = true, has_zeros = false, has_large = false;
   static constexpr float times = 256;
   static constexpr int slot_bytes = 8;
-  std::uint32_t scales[2];
+  std::uint32_t factors[2];
 
-  __device__ __forceinline__ void set(uint2 slot, int, int blocks, int) {
-    scales[0] = slot.x;
-    scales[1] = slot.y;
-    if (blocks < 4) {
-      scales[0] = blocks >= 2 ? slot.x : blocks == 1 ? slot.x & 0xffffU : 0;
-      scales[1] = blocks == 3 ? slot.y & 0xffffU : 0;
-    }
+  __device__ static std::uint32_t load(std::uint32_t slot, int, int own) {
+    return load_shared_u16(slot + 2 * own);
   }
-  __device__ __forceinline__ void decode(uint4 const& v, int unit, Lane const& lane,
-                                         std::uint32_t (&pairs)[4]) const {
-    auto const two = static_cast<__nv_fp8x2_storage_t>(scales[unit / 2] >> (unit % 2 * 16));
+  __device__ void set(std::uint32_t scales, int) {
+    auto const two = static_cast<__nv_fp8x2_storage_t>(scales);
     float2 const s = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(two, __NV_E4M3)));
-    std::uint32_t const low = pack<Operand::bf16>(s.x * 0x1p118F, s.x * 0x1p118F);
-    std::uint32_t const high = pack<Operand::bf16>(s.y * 0x1p118F, s.y * 0x1p118F);
-    pairs[0] = multiply_bf16(spread_e2m1(v.x, lane), low);
-    pairs[1] = multiply_bf16(spread_e2m1(v.y, lane), low);
-    pairs[2] = multiply_bf16(spread_e2m1(v.z, lane), high);
-    pairs[3] = multiply_bf16(spread_e2m1(v.w, lane), high);
+    factors[0] = pack<Operand::bf16>(s.x * 0x1p118F, s.x * 0x1p118F);
+    factors[1] = pack<Operand::bf16>(s.y * 0x1p118F, s.y * 0x1p118F);
+  }
+  __device__ std::uint32_t decode(std::uint32_t near, int n, int word, Factors const& by) const {
+    return multiply_bf16(pair(near, n, by), factors[word / 2]);
   }
 };
 
@@ -152,22 +176,19 @@ struct Int4 {
   float scale;
   std::uint32_t zero;  // 128 more, twice
 
-  __device__ __forceinline__ void set(uint2 slot, int, int blocks, int zero_offset) {
-    scale = blocks > 0 ? __uint_as_float(slot.x) : 0.0F;
+  __device__ static uint2 load(std::uint32_t slot, int, int) { return load_shared_8(slot); }
+  __device__ void set(uint2 slot, int zero_offset) {
+    scale = __uint_as_float(slot.x);
     zero = 0x43084308U;
     if constexpr (Zeros)
       zero = 0x43004300U + (__byte_perm(slot.y, 0, 0x4440U + zero_offset) & 15U) * 0x00010001U;
   }
-  __device__ __forceinline__ void decode(uint4 const& v, int, Lane const& lane,
-                                         std::uint32_t (&pairs)[4]) const {
-    auto const spread = [&](std::uint32_t w) {
-      std::uint32_t const p = __byte_perm(w, w >> 4, lane.select);
-      return subtract_bf16((p & 0x000f000fU) | 0x43004300U, zero);
-    };
-    pairs[0] = spread(v.x);
-    pairs[1] = spread(v.y);
-    pairs[2] = spread(v.z);
-    pairs[3] = spread(v.w);
+  __device__ static std::uint32_t near(std::uint32_t w, int half, Factors const&) {
+    return half == 0 ? w >> 8 : w;
+  }
+  __device__ std::uint32_t decode(std::uint32_t near, int n, int, Factors const&) const {
+    std::uint32_t const code = (n % 2 == 0 ? near >> 4 : near) & 0x000f000fU;
+    return subtract_bf16(code | 0x43004300U, zero);
   }
 };
 
@@ -181,7 +202,7 @@ __device__ __forceinline__ int row_of_feature(Product const& product, int row) {
 
 struct PackedLaunch : Launch {
   PackedScales packed[2];
-  std::uint32_t sixteen, four;  // see Lane
+  Factors factors;
 };
 
 /// As Tile, with codes instead of weights in a stage and their scales apart. `Blocks` of them run
@@ -197,7 +218,7 @@ struct PackedTile {
   static constexpr int threads = (1 + Groups) * group_threads;
   static constexpr int loader_registers = Blocks == 1 ? 56 : 48;
   static constexpr int registers = Blocks == 1 ? 224 : 96;
-  static constexpr int row_places = places_of_rows(Tokens);
+  static constexpr int row_places = places_of_rows(Tokens, 4);
   static constexpr int pair = 1;
   static constexpr bool by_eights = false;
   static constexpr int box = Depth < 4 ? 32 * Depth : 128;  // bytes of a row of codes at once
@@ -230,7 +251,70 @@ struct PackedBlock : Block<Tile> {
   using typename Base::Sums;
   static constexpr int weight_threads = 32;
   static constexpr int token_arrivals = loader_threads + weight_threads;
+  static constexpr int row_lanes = 4;
   PackedLaunch const& more;
+
+  /// Eight lanes in a row access eight rows' or halves' different pieces of 128 bytes.
+  __device__ static int first_row(int thread) {
+    int const row = thread / 4;
+    return (row & ~5) | (row & 1) << 2 | (row >> 2 & 1);
+  }
+
+  /// Of 128 of k of a row a thread brings pieces p, p + 4, p + 8 and p + 12 of 8, and puts them in
+  /// the order of the operand: what four lanes of a warpgroup decode from their p-th words. Column
+  /// 8 (4 n + p) + 2 l + u is k = 32 l + 8 p + 3 - n + 4 u.
+  struct Arrivals {
+    static constexpr int behind = Tile::stages > 3 ? 2 : 1;
+    PackedBlock const& block;
+    Ring<Tile::stages> ring;
+    int pending = 0;
+
+    __device__ void arrange(int count) {
+      int const thread = threadIdx.x - 32, first = first_row(thread);
+      std::uint32_t const to = block.stage(ring.stage) + Tile::weight_bytes + first * row_bytes +
+                               ((thread % 4 ^ (first & 7)) << 4);
+      for (int row = first; row < count; row += loader_threads / 4) {
+#pragma unroll
+        for (int slot = 0; slot < Tile::slots; ++slot) {
+          std::uint32_t const low =
+              to + (row - first) * row_bytes + 2 * slot * Tile::tokens * row_bytes;
+          std::uint32_t const at[4] = {low, low ^ 64, low + Tile::tokens * row_bytes,
+                                       (low ^ 64) + Tile::tokens * row_bytes};
+          uint4 v[4];
+#pragma unroll
+          for (int l = 0; l < 4; ++l) v[l] = load_shared_16(at[l]);
+#pragma unroll
+          for (int n = 0; n < 4; ++n) {
+            auto const pair = [&](uint4 const& x) {
+              return n < 2 ? __byte_perm(x.y, x.w, n == 0 ? 0x7632 : 0x5410)
+                           : __byte_perm(x.x, x.z, n == 2 ? 0x7632 : 0x5410);
+            };
+            store_shared_16(at[n], {pair(v[0]), pair(v[1]), pair(v[2]), pair(v[3])});
+          }
+        }
+      }
+      proxy_fence();  // these were ordinary accesses
+      barrier_arrive(block.full(ring.stage));
+      ring.next();
+      --pending;
+    }
+    __device__ void add(int, int count) {
+      copy_async_commit();
+      if (++pending <= behind) return;
+      copy_async_wait<behind>();
+      arrange(count);
+    }
+    __device__ void finish(int count) {
+      if (pending > 1) {
+        copy_async_wait<1>();
+        arrange(count);
+      }
+      if (pending > 0) {
+        copy_async_wait<0>();
+        arrange(count);
+      }
+    }
+  };
 
   __device__ std::uint32_t side(int s) const {
     return this->base + Tile::sides + s * Tile::side_bytes;
@@ -346,24 +430,25 @@ struct PackedBlock : Block<Tile> {
   __device__ __forceinline__ void multiply(Sums& acc, Ring<Tile::stages>& ring, int group,
                                            bool signals, Task const& task) {
     constexpr int parts = Tile::parts;
-    // An item is 32 of k of 64 features; a batch of them is decoded while the last one is
-    // multiplied.
+    // A unit is 128 of k of 64 features, 32 of k an item; a batch of them is decoded while the last
+    // one is multiplied.
     constexpr int registers = Tile::registers;
     constexpr int batch = parts > 1 || Rows::in_sums || Tile::tokens > 32 ? 1
                           : registers > 150                               ? 4
                           : registers > 100                               ? 2
                                                                           : 1;
-    constexpr int slot_batches = 4 * parts / batch, batches = Tile::slots * slot_batches;
+    constexpr int units = Tile::slots * parts, unit_batches = 4 / batch;
+    constexpr int batches = units * unit_batches;
+    static_assert(batches > 1);
     constexpr int lead = Tile::tokens >= 128 ? 1 : 0;
     int const tiles = this->k_tiles(task.product);
     Product const& product = more.products[task.product];
     PackedScales const& packed = more.packed[task.product];
-    int const thread = threadIdx.x % group_threads, lane = thread % 32;
+    int const thread = threadIdx.x % group_threads, lane = thread % 32, own = lane % 4;
     int const row = group * parts * 64 + thread / 32 * 16 + lane / 4;  // and 8 below, and 64
-    Lane const own{own_byte(lane % 4), more.sixteen, more.four};
-    std::uint32_t const swizzle = (Tile::box == 128 ? lane / 4 : lane / 8) << 4;
-    std::uint32_t const codes = (group * parts * 64 + thread / 32 * 16 + lane / 4) * Tile::box;
-    int const k_units = (product.k + 31) / 32;
+    Factors const by = more.factors;
+    // Slots of which this lane has codes; behind them there are none, whatever the scales.
+    int const own_slots = (product.k / 32 + 3 - (Rows::in_sums ? 0 : own)) / 4;
 
     // Of each row: where its words begin among the four bytes.
     int offset[2], zero_offset[2];
@@ -376,66 +461,73 @@ struct PackedBlock : Block<Tile> {
       zero_offset[h] = Rows::has_zeros ? at * packed.zero_pitch : 0;
     }
 
-    auto const row_address = [&](int stage, int slot, int unit, int part) {
-      int const piece = slot * 4 + unit;
-      return this->stage(stage) + codes +
-             (piece / (Tile::box / 16) * Tile::features + part * 64) * Tile::box +
-             (((piece % (Tile::box / 16)) << 4) ^ swizzle);
+    // A unit's codes and scales, on their way to decode().
+    auto const swizzled = [&](int piece) -> std::uint32_t {
+      return row * Tile::box + ((piece ^ (Tile::box == 128 ? lane / 4 : lane / 8)) << 4);
     };
-    // Batch i of a stage, on its way to decode().
-    uint4 raw[batch][2];
-    uint2 words[parts][2];
-    auto const fetch = [&](int stage, int i) {
-      int const slot = i / slot_batches;
-      if (i % slot_batches == 0) {
+    std::uint32_t const codes[2] = {swizzled(own), swizzled(own + (Tile::box == 128 ? 4 : 0))};
+    uint4 raw[2];
+    decltype(Rows::load(0, 0, 0)) words[2];
+    auto const fetch = [&](int stage, int unit) {
+      int const slot = unit / parts, part = unit % parts;
+      int const copy = slot * 64 / Tile::box;
+      std::uint32_t const at =
+          this->stage(stage) + codes[slot % 2] + (copy * Tile::features + part * 64) * Tile::box;
+      std::uint32_t const scales =
+          side(stage) + (slot * Tile::features + part * 64 + row) * side_slot;
 #pragma unroll
-        for (int n = 0; n < 2 * parts; ++n) {
-          words[n / 2][n % 2] = load_shared_8(
-              side(stage) + (slot * Tile::features + row + n / 2 * 64 + n % 2 * 8) * side_slot);
-        }
-      }
-#pragma unroll
-      for (int b = 0; b < batch; ++b) {
-        int const item = i % slot_batches * batch + b;
-        std::uint32_t const at = row_address(stage, slot, item / parts, item % parts);
-        raw[b][0] = load_shared_16(at);
-        raw[b][1] = load_shared_16(at + 8 * Tile::box);
+      for (int h = 0; h < 2; ++h) {
+        raw[h] = load_shared_16(at + h * 8 * Tile::box);
+        words[h] = Rows::load(scales + h * 8 * side_slot, offset[h], own);
       }
     };
-    std::uint32_t a[2][batch][2][4];
-    Rows rows[parts][2];
-    std::uint32_t large[2 * parts] = {};
-    auto const decode = [&](int kt, int i, std::uint32_t(&to)[batch][2][4]) {
-      int const slot = i / slot_batches;
-      if (i % slot_batches == 0) {
-        int const number = kt * Tile::slots + slot, blocks = max(k_units - 4 * number, 0);
+    int previous = -1;
+    std::uint32_t a[2][batch][2][4], near[2][4];
+    Rows rows[2];
+    std::uint32_t largest[2 * parts] = {};
+    // Decodes batch i of a stage; once the codes of its unit are spread, the next ones are fetched.
+    auto const decode = [&](int kt, int i) {
+      int const unit = i / unit_batches, part = unit % parts, first = i % unit_batches * batch;
+      if (first == 0) {
+        int const number = kt * Tile::slots + unit / parts;
 #pragma unroll
-        for (int part = 0; part < parts; ++part) {
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            rows[part][h].set(words[part][h], offset[h], blocks, (zero_offset[h] + number) & 3);
-            if constexpr (Rows::has_large) large[2 * part + h] |= rows[part][h].large();
+        for (int h = 0; h < 2; ++h) {
+          if (number >= own_slots) words[h] = {};
+          rows[h].set(words[h], (zero_offset[h] + number) & 3);
+          if constexpr (Rows::has_large) {
+            largest[2 * part + h] = max(largest[2 * part + h], words[h]);
           }
         }
       }
-      auto const place = [&](int b, int h, std::uint32_t const(&pairs)[4]) {
-        to[b][0][h] = pairs[0];
-        to[b][0][2 + h] = pairs[1];
-        to[b][1][h] = pairs[2];
-        to[b][1][2 + h] = pairs[3];
-      };
-      std::uint32_t pairs[4];
 #pragma unroll
-      for (int n = 0; n < 2 * batch; ++n) {
-        int const b = n / 2, h = n % 2, item = i % slot_batches * batch + b;
-        rows[item % parts][h].decode(raw[b][h], item / parts, own, pairs);
-        place(b, h, pairs);
+      for (int n = first; n < first + batch; ++n) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          std::uint32_t const of[4] = {raw[h].x, raw[h].y, raw[h].z, raw[h].w};
+#pragma unroll
+          for (int word = 0; word < 4; ++word) {
+            if (n % 2 == 0) near[h][word] = Rows::near(of[word], n / 2, by);
+            a[i % 2][n - first][word / 2][word % 2 * 2 + h] =
+                rows[h].decode(near[h][word], n, word, by);
+          }
+        }
+      }
+      if (first > 2 || first + batch <= 2) return;
+      if (unit + 1 < units) {
+        fetch(ring.stage, unit + 1);
+      } else {
+        previous = ring.stage;
+        ring.next();
+        if (kt + 1 < tiles) {
+          barrier_wait(this->full(ring.stage), ring.phase);
+          fetch(ring.stage, 0);
+        }
       }
     };
 
     // The sums of a block of k, where they are multiplied with its scale.
     constexpr int block_sums = Rows::in_sums ? Tile::sums / 2 : 1;
-    float sums[Rows::in_sums ? parts : 1][block_sums];
+    float sums[block_sums];
     if constexpr (Rows::in_sums) {
 #pragma unroll
       for (int n = 0; n < parts * N / 2; ++n) acc[n / (N / 2)][n % (N / 2)] = 0;
@@ -444,25 +536,26 @@ struct PackedBlock : Block<Tile> {
     if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
     barrier_wait(this->full(ring.stage), ring.phase);
     fetch(ring.stage, 0);
-    decode(0, 0, a[0]);
-    fetch(ring.stage, 1);
-    int previous = -1;
+    decode(0, 0);
     for (int kt = 0; kt < tiles; ++kt) {
-      proxy_fence();  // the rows came by ordinary copies
-      auto const right0 = matrix_descriptor(this->stage(ring.stage) + Tile::weight_bytes);
+      int const done = previous;
+      // The same in all lanes, and the compiler is to know it.
+      int const stage = __shfl_sync(~0U, ring.stage, 0);
+      auto const right0 = matrix_descriptor(this->stage(stage) + Tile::weight_bytes);
 #pragma unroll
       for (int i = 0; i < batches; ++i) {
+        int const unit = i / unit_batches, part = unit % parts;
         wgmma_begin();
 #pragma unroll
         for (int s = 0; s < 2 * batch; ++s) {
-          int const item = i * batch + s / 2, part = item % parts;
-          int const step = item / parts * 2 + s % 2;  // of 16 of k
+          int const of_unit = i % unit_batches * 2 * batch + s;
+          int const step = unit / parts * 8 + of_unit;  // of 16 of k
           // Addresses have 18 bits: no carry leaves the lower word.
           auto const low = static_cast<std::uint32_t>(right0) +
                            (step / 4 * Tile::tokens * row_bytes >> 4) + 2 * (step % 4);
           auto const right = (right0 >> 32) << 32 | low;
           if constexpr (Rows::in_sums) {
-            wgmma<Type, N>(sums[part], a[i % 2][s / 2][s % 2], right, step % 8 != 0);
+            wgmma<Type, N>(sums, a[i % 2][s / 2][s % 2], right, of_unit != 0);
           } else {
             wgmma<Type, N>(acc[part], a[i % 2][s / 2][s % 2], right, (kt | step) != 0);
           }
@@ -472,38 +565,23 @@ struct PackedBlock : Block<Tile> {
           named_barrier_arrive(4, 2 * group_threads);
         }
         wgmma_wait<1>();
-        if (i == 0 && previous >= 0 && signals) barrier_arrive(this->empty(previous));
-        float scales[parts][2];
+        if (i == 0 && done >= 0 && signals) barrier_arrive(this->empty(done));
+        float scale[2];
         if constexpr (Rows::in_sums) {
-#pragma unroll
-          for (int n = 0; n < 2 * parts; ++n) scales[n / 2][n % 2] = rows[n / 2][n % 2].scale;
+          scale[0] = rows[0].scale;
+          scale[1] = rows[1].scale;
         }
-        bool const more = kt + 1 < tiles;
-        if (i + 2 < batches) {
-          decode(kt, i + 1, a[(i + 1) % 2]);
-          fetch(ring.stage, i + 2);
-        } else if (i + 1 < batches) {
-          decode(kt, i + 1, a[(i + 1) % 2]);
-          previous = ring.stage;
-          ring.next();
-          if (more) {
-            barrier_wait(this->full(ring.stage), ring.phase);
-            fetch(ring.stage, 0);
-          }
-        } else if (more) {
-          decode(kt + 1, 0, a[0]);
-          fetch(ring.stage, 1);
+        if (i + 1 < batches) {
+          decode(kt, i + 1);
+        } else if (kt + 1 < tiles) {
+          decode(kt + 1, 0);
         }
         if constexpr (Rows::in_sums) {
-          if (i % slot_batches == slot_batches - 1) {
+          if (i % unit_batches == unit_batches - 1) {
             wgmma_wait<0>();
 #pragma unroll
-            for (int part = 0; part < parts; ++part) {
-#pragma unroll
-              for (int n = 0; n < N / 2; ++n) {
-                float const s = scales[part][n / 2 % 2];
-                acc[part][n] = fmaf(s, sums[part][n], acc[part][n]);
-              }
+            for (int n = 0; n < N / 2; ++n) {
+              acc[part][n] = fmaf(scale[n / 2 % 2], sums[n], acc[part][n]);
             }
           }
         }
@@ -527,13 +605,18 @@ struct PackedBlock : Block<Tile> {
     }
     if constexpr (Rows::has_large) {
       // Rare: the sums of such rows again, one by one.
+#pragma unroll
+      for (int n = 0; n < 2 * parts; ++n) {
+        largest[n] = max(largest[n], __shfl_xor_sync(~0U, largest[n], 1));
+        largest[n] = max(largest[n], __shfl_xor_sync(~0U, largest[n], 2));
+      }
 #pragma unroll 1
       for (int r = 0; r < 2 * parts; ++r) {
         std::uint32_t found = 0;
 #pragma unroll
-        for (int n = 0; n < 2 * parts; ++n) found = n == r ? large[n] : found;
+        for (int n = 0; n < 2 * parts; ++n) found = n == r ? largest[n] : found;
         int const at = feature + r / 2 * 64 + r % 2 * 8;
-        if (found == 0 || at >= product.features) continue;
+        if (found < Rows::large || at >= product.features) continue;
         std::int64_t const of =
             std::int64_t{task.group} * product.features + row_of_feature(product, at);
         auto const* const row_codes =

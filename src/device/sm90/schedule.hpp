@@ -62,9 +62,10 @@ constexpr int bytes_of_tables(int groups, bool grouping) {
   return 2 * (groups + 1) * 4 + (grouping ? 2 * max_grouped * 2 : 0);
 }
 
-/// Where the rows of a tile begin is kept in twos for each thread that brings every twelfth.
-constexpr int places_of_rows(int tokens) {
-  constexpr int two = loader_threads / 8 * 2;
+/// Where the rows of a tile begin is kept in twos for each thread that brings some; `lanes` bring
+/// one.
+constexpr int places_of_rows(int tokens, int lanes) {
+  int const two = loader_threads / lanes * 2;
   return (tokens + two - 1) / two * two;
 }
 
@@ -91,7 +92,7 @@ struct Tile {
   // Of a thread that multiplies, and of one that loads.
   static constexpr int registers = Groups == 1 ? 240 : Tokens > 128 ? 232 : 216;
   static constexpr int loader_registers = Groups == 1 ? 104 : Tokens > 128 ? 40 : 72;
-  static constexpr int row_places = places_of_rows(Tokens);
+  static constexpr int row_places = places_of_rows(Tokens, 8);
   static constexpr int weight_bytes = Depth * Features * row_bytes;
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
   static constexpr int staging_bytes = 4 * Staging;  // of each group
