@@ -17,6 +17,7 @@
 #include "device/sm90/grouping.hpp"
 #include "device/sm90/ptx.hpp"
 #include "device/sm90/schedule.hpp"
+#include "device/sm90/store.hpp"
 #include "device/sm90/wgmma.hpp"
 
 namespace kmoe::device::sm90 {
@@ -394,45 +395,6 @@ struct Block {
     multiply_some<Type>(acc, ring, group, k_tiles(task.product), signals, task.count);
   }
 
-  /// A warp's part of a tile, Pieces times eight columns from `first` on, to the rows of the second
-  /// product's input or of the result; word(j, piece) has a feature's elements of two tokens, as
-  /// the tensor cores leave them; row(r) is where token r of the tile goes. By way of 512 bytes of
-  /// the warp's own: nobody waits for another warp.
-  template <int Pieces, class Word, class Row>
-  __device__ __forceinline__ void store_tile(Task const& task, int first, int end, int width,
-                                             int staging, Word const& word, Row const& row) const {
-    constexpr int tokens = 32 / Pieces;  // at a time
-    static_assert(Tile::sums % tokens == 0);
-    int const lane = threadIdx.x % 32;
-    auto const spot = [&](int token, int piece) {
-      return staging + (token * Pieces + (piece ^ (token * Pieces / 8 & (Pieces - 1)))) * 16;
-    };
-    std::uint32_t const to = base + spot(lane / 8 / Pieces * 8 + lane % 8, lane / 8 % Pieces);
-    int const token = lane / Pieces, feature = first + lane % Pieces * 8;
-    auto const* const from = reinterpret_cast<uint4 const*>(memory + spot(token, lane % Pieces));
-    char* const out = static_cast<char*>(launch.products[task.product].out) + 2 * feature;
-    std::uint32_t m[4];
-    auto const pack_words = [&](int begin) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n) m[n] = word(begin / 8 + n / Pieces, n % Pieces);
-    };
-    pack_words(0);
-#pragma unroll
-    for (int begin = 0; begin < Tile::sums; begin += tokens) {
-      if (begin >= task.count) break;
-      __syncwarp();
-      store_transposed(to, m[0], m[1], m[2], m[3]);
-      __syncwarp();
-      uint4 const value = *from;
-      if (begin + tokens < Tile::sums) pack_words(begin + tokens);  // while that is on its way
-      if (begin + token < task.count && feature < end) {
-        auto const offset =
-            std::uint64_t{row(begin + token)} * static_cast<std::uint32_t>(2 * width);
-        *reinterpret_cast<uint4*>(out + offset) = value;
-      }
-    }
-  }
-
   template <Operand Type, class Self>
   __device__ void consume(Self& self, int group);
   template <Operand Type>
@@ -533,8 +495,9 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
             return pack<Type>(act(a[0] + bias[piece][0], b[0] + bias[piece][1]),
                               act(a[1] + bias[piece][0], b[1] + bias[piece][1]));
           };
-          store_tile<together>(task, first, min(width, own_end / 2), width, staging, word,
-                               [&](int r) -> std::uint32_t { return task.row + r; });
+          store_columns<together, Tile::sums>(
+              {product.out, width, first, min(width, own_end / 2), task.count}, base + staging,
+              memory + staging, word, [&](int r) -> std::uint32_t { return task.row + r; });
         });
       }
     } else {
@@ -556,8 +519,9 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
             auto const w = *reinterpret_cast<float2 const*>(token_weights + 8 * j + 2 * (lane % 4));
             return pack<Type>(w.x * act(d[0] + bias[piece]), w.y * act(d[1] + bias[piece]));
           };
-          store_tile<pieces>(task, first, min(width, own_end), width, staging, word,
-                             [&](int r) -> std::uint32_t { return token_targets[r]; });
+          store_columns<pieces, Tile::sums>(
+              {product.out, width, first, min(width, own_end), task.count}, base + staging,
+              memory + staging, word, [&](int r) -> std::uint32_t { return token_targets[r]; });
         }
       };
       if (product.act == Act::identity) {

@@ -8,13 +8,13 @@
 #include <cuda.h>
 
 #include "device/sm90/experts.hpp"
+#include "device/sm90/store.hpp"
 
 namespace kmoe::device::sm90 {
 
 inline constexpr int tile_k = 64;
 inline constexpr int row_bytes = 2 * tile_k;  // of a tile in shared memory
 inline constexpr int loader_threads = 96, group_threads = 128;
-inline constexpr int warp_staging = 512;  // what Block::store_tile() takes
 inline constexpr int shared_limit = 232448;
 inline constexpr int max_groups = 1024;
 
