@@ -151,6 +151,7 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
         first_row[g] = static_cast<int>(min(launch.offsets[g], launch.max_rows));
       }
     }
+    __syncwarp();  // with few groups a warp has left that loop in two parts
     __syncthreads();
     if (threadIdx.x < 32) {
       int const lane = threadIdx.x;

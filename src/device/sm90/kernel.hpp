@@ -422,6 +422,8 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     bool const weighted = product.weights != nullptr;
     bool const tells = task.product == 0 ? launch.count == 2 : launch.sides.sums != nullptr;
     auto const tell = [&] {
+      // All warps have stored what they have, and nobody needs the weights of the tokens any more.
+      named_barrier(barrier, group_threads);
       if (!tells || thread != 0) return;
       add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
     };
