@@ -12,6 +12,18 @@
 
 namespace kmoe::device::sm90 {
 
+/// body(i) for 0 <= i < count, spread over the threads of a block. Warps go round as a whole and
+/// come out so: a loop that some lanes leave before others was compiled without a place where they
+/// meet again (nvcc 13.0), the block's barrier then counted such a warp twice, and blocks hung.
+template <class Body>
+__device__ __forceinline__ void over_block(int count, Body const& body) {
+  int const lane = threadIdx.x % 32;
+  for (int begin = threadIdx.x - lane; begin < count; begin += blockDim.x) {
+    if (begin + lane < count) body(begin + lane);
+    __syncwarp();
+  }
+}
+
 /// What a block knows of its slots while it groups them: a warp has those from `first` on.
 struct OwnSlots {
   static constexpr int most = max_grouped / 256 + 1;  // of a thread, with 8 warps or more
@@ -48,7 +60,7 @@ __device__ inline void count_slots(Sides const& what, int groups, std::uint16_t*
     own.rank[i] = counted + before;
   }
   __syncthreads();
-  for (int g = threadIdx.x; g < groups; g += blockDim.x) {
+  over_block(groups, [&](int g) {
     int sum = 0;
     for (int w = 0; w < warps; ++w) {
       int const counted = counts[w * groups + g];
@@ -56,7 +68,7 @@ __device__ inline void count_slots(Sides const& what, int groups, std::uint16_t*
       sum += counted;
     }
     sizes[g] = sum;
-  }
+  });
 }
 
 /// Gives the slots their rows, once first_row is known; the first block tells the others' kernels.
@@ -76,12 +88,12 @@ __device__ inline void place_slots(Sides const& what, int groups, std::uint16_t 
     if (tells && g >= 0) what.slots[row] = slot;
   }
   if (!tells) return;
-  for (int g = threadIdx.x; g <= groups; g += blockDim.x) {
+  over_block(groups + 1, [&](int g) {
     what.offsets[g] = first_row[g];
     if (g < groups && what.rows_per_group != nullptr) {
       what.rows_per_group[g] += first_row[g + 1] - first_row[g];
     }
-  }
+  });
 }
 
 /// All of it for no more slots than a warp has lanes and a tile rows: each warp knows them all, and
@@ -147,11 +159,10 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
     if (grouping) {
       count_slots(launch.sides, launch.groups, counts, first_row, own);
     } else {
-      for (int g = threadIdx.x; g <= launch.groups; g += blockDim.x) {
+      over_block(launch.groups + 1, [&](int g) {
         first_row[g] = static_cast<int>(min(launch.offsets[g], launch.max_rows));
-      }
+      });
     }
-    __syncwarp();  // with few groups a warp has left that loop in two parts
     __syncthreads();
     if (threadIdx.x < 32) {
       int const lane = threadIdx.x;

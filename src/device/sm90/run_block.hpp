@@ -37,9 +37,6 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
   bool const draws = threadIdx.x == 0 && (Tile::pair == 1 || cluster_rank() == 0);
   int const number = draws ? block.draw(0) : 0;
   block.make_schedule();
-  // Loops over the groups may have left a warp in parts, and what follows wants it whole: registers
-  // are handed over, and named barriers count, by warps.
-  __syncwarp();
 
   if (threadIdx.x < group_threads) {
     registers_give<Tile::loader_registers>();
