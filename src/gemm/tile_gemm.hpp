@@ -424,8 +424,9 @@ class TileGemm {
         A const weight =
             g_.output_weights == nullptr ? A(1) : A(g_.output_weights[g_.slot(out_row)]);
         if constexpr (G::decodes) {
-          for (int v = 0; v < valid; ++v) {
-            g_.store(out_row - g_.out_first, n + v, sum.values[v] * weight);
+          KMOE_UNROLL
+          for (int v = 0; v < outputs; ++v) {
+            if (v < valid) g_.store(out_row - g_.out_first, n + v, sum.values[v] * weight);
           }
         } else {
           Results results;
