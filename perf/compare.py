@@ -98,7 +98,7 @@ def against_peers(cases, peers, threshold):
         if case is None:
             continue
         found += 1
-        us, best, goal = case["us"], cell["best"], cell["goal"]
+        us, best, goal = case["us"], cell["best"], cell.get("goal", 0)
         faster += us < best
         at_goal += us <= goal
         tenth_slower += us > 1.1 * best
@@ -109,20 +109,23 @@ def against_peers(cases, peers, threshold):
         who = min(cell["peers"], key=cell["peers"].get)
         rows.append(
             [
-                f"{cell['shape']} T {cell['tokens']}", number(us), number(cell["floor"] / us),
-                number(case.get("fraction")), f"{best:.4g} {who}", number(us / best), number(goal),
-                number(us / goal), mark,
+                f"{cell['shape']} T {cell['tokens']}", number(us),
+                number(cell["floor"] / us if "floor" in cell else None),
+                number(case.get("fraction")), f"{best:.4g} {who}", number(us / best),
+                number(goal or None), number(us / goal if goal else None), mark,
             ]
         )  # fmt: skip
     if not found:
         raise Unusable("no case of the peers' table was measured")
     head = ["cell", "us", "floor/us", "measured", "best peer", "us/best", "goal", "us/goal", ""]
     table(head, rows)
+    with_goals = any("goal" in cell for cell in peers["cells"])
+    goals = f"at or under the goal: {at_goal} of {found}\n" if with_goals else ""
     print(
         f"\nfloor/us: at 3.0 TB/s and 798 TFLOP/s; measured: at the rates of this run\n"
         f"measured: {found} of {len(peers['cells'])} cells\n"
         f"faster than the best peer: {faster} of {found}\n"
-        f"at or under the goal: {at_goal} of {found}\n"
+        f"{goals}"
         f"more than 10 % slower than the best peer: {tenth_slower} of {found}"
     )
     return slower
@@ -167,12 +170,13 @@ def main():
                 print(f"{what}: {context[what]}")
         print()
         if args.peers is not None:
-            if "H100" not in context.get("device", ""):
-                print("note: the peers were measured on an H100\n")
             try:
                 peers = json.loads(Path(args.peers).read_text())
             except (OSError, ValueError) as error:
                 raise Unusable(f"{args.peers}: {error}") from None
+            where = peers.get("device", "NVIDIA H100")
+            if where not in context.get("device", ""):
+                print(f"note: the peers were measured on one {where}\n")
             slower = against_peers(new, peers, args.threshold)
             skewed_routings(new)
         else:

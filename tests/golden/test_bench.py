@@ -121,6 +121,8 @@ def check_compare(script, scratch):
     expect("faster than the best peer: 0 of 35" in out, out)
     expect("more than 10 % slower than the best peer: 35 of 35" in out, out)
     compare(0, b, "--peers", "--threshold", 30)
+    out = compare(1, b, "--peers", script.parent / "results" / "nvidia-h200-peers.json")
+    expect("measured: 35 of 35" in out and "under the goal" not in out, out)
     compare(0, a, a)
     compare(1, b, a)
     compare(0, a, b)
