@@ -272,6 +272,9 @@ struct PackedBlock : Block<Tile> {
     constexpr int batches = units * unit_batches;
     static_assert(batches > 1);
     constexpr int lead = Tile::tokens >= 128 ? 1 : 0;
+    // The second group begins later, and passes by tiles in which it has no features: then nobody
+    // waits for the first.
+    bool const leads = lead > 0 && this->features_from(task, parts * 64) > 0;
     int const tiles = this->k_tiles(task.product);
     Product const& product = more.products[task.product];
     PackedScales const& packed = more.packed[task.product];
@@ -364,7 +367,7 @@ struct PackedBlock : Block<Tile> {
       for (int n = 0; n < parts * N / 2; ++n) acc[n / (N / 2)][n % (N / 2)] = 0;
     }
 
-    if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
+    if (leads && group == 1) named_barrier(4, 2 * group_threads);
     barrier_wait(this->full(ring.stage), ring.phase);
     fetch(ring.stage, 0);
     decode(0, 0);
@@ -392,7 +395,7 @@ struct PackedBlock : Block<Tile> {
           }
         }
         wgmma_commit();
-        if (lead > 0 && group == 0 && i == batches - 1 && kt == min(lead, tiles) - 1) {
+        if (leads && group == 0 && i == batches - 1 && kt == min(lead, tiles) - 1) {
           named_barrier_arrive(4, 2 * group_threads);
         }
         wgmma_wait<1>();
