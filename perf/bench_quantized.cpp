@@ -69,7 +69,7 @@ void bench(Space const& exec, kmoe::cli::Preset const& size, kmoe::QuantFormat c
     auto const max_rows = static_cast<offset_t>(tokens) * static_cast<offset_t>(slots);
     auto const workspace = kmoe::make_workspace<Space>([&](kmoe::Workspace<Space>& ws) {
       permutation.bind(ws, tokens, static_cast<index_t>(slots), static_cast<index_t>(experts));
-      mlp.bind(exec, ws, max_rows);
+      mlp.bind(exec, ws, max_rows, tokens);
     });
     kmoe::make_permutation<Space>(exec, ids, permutation);
     kmoe::Matrix<T, Space> const x("x", tokens, hidden);

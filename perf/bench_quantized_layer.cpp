@@ -76,7 +76,7 @@ std::array<double, 4> bench(Space const& exec, Shape const& shape, kmoe::QuantFo
     kmoe::Permutation<Space> permutation;
     auto const workspace = kmoe::make_workspace<Space>([&](kmoe::Workspace<Space>& ws) {
       permutation.bind(ws, tokens.count, size.top_k, size.num_experts);
-      mlp.bind(exec, ws, max_rows);
+      mlp.bind(exec, ws, max_rows, tokens.count);
     });
     kmoe::Matrix<T, Space> const x("x", count, hidden), y("y", count, hidden);
     kmoe::Matrix<T, Space> const rows("rows", count * slots, hidden);

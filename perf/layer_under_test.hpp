@@ -266,7 +266,7 @@ class LayerUnderTest {
     if (experts_) return experts_;
     experts_ = std::make_shared<kmoe::ExpertMlp<Space, T>>(exec_, weights(), kmoe::ExpertOptions());
     experts_workspace_ = kmoe::make_workspace<Space>([&](kmoe::Workspace<Space>& ws) {
-      experts_->bind(exec_, ws, offset_t{max_tokens_} * size_.top_k);
+      experts_->bind(exec_, ws, offset_t{max_tokens_} * size_.top_k, max_tokens_);
     });
     return experts_;
   }

@@ -138,19 +138,22 @@ std::size_t ExpertMlp<E, T>::weight_bytes() const {
 
 template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hidden_size,
-                                    index_t intermediate_size, offset_t rows,
-                                    QuantScheme const& scheme) {
+                                    index_t intermediate_size, bool gated, offset_t rows,
+                                    offset_t tokens, QuantScheme const& scheme) {
   max_rows = rows;
   offset_t const window = window_rows<E, T>(intermediate_size, rows);
-  intermediate = ws.template matrix<T>(window, intermediate_size);
+  auto const at_once = detail::quantized_mlp_memory<E, T>(
+      scheme, gated, hidden_size, intermediate_size, rows == 0 || tokens == 0 ? rows : tokens);
+  intermediate = ws.template matrix<T>(window, at_once.columns);
   if constexpr (!detail::uses_host_kernels<E>) {
     counters = ws.template vector<std::uint32_t>(detail::num_device_counters(rows));
     if (!ws.counting()) Kokkos::deep_copy(exec, counters, std::uint32_t{0});
   }
   if (scheme.quantized()) {
     workers = ws.template vector<std::byte>(
-        std::max(detail::quantized_scratch_bytes<E, T>(exec, scheme, hidden_size, window),
-                 detail::quantized_scratch_bytes<E, T>(exec, scheme, intermediate_size, window)));
+        std::max({detail::quantized_scratch_bytes<E, T>(exec, scheme, hidden_size, window),
+                  detail::quantized_scratch_bytes<E, T>(exec, scheme, intermediate_size, window),
+                  at_once.bytes}));
     return;
   }
   if constexpr (detail::uses_host_kernels<E>) {
@@ -165,15 +168,18 @@ void ExpertMlp<E, T>::Scratch::bind(E const& exec, Workspace<E>& ws, index_t hid
 }
 
 template <ExecutionSpace E, Element T>
-void ExpertMlp<E, T>::bind(E const& exec, Workspace<E>& ws, offset_t max_rows) {
-  scratch_.bind(exec, ws, hidden_size(), intermediate_size(), max_rows, quantized_.gate_up.scheme);
+void ExpertMlp<E, T>::bind(E const& exec, Workspace<E>& ws, offset_t max_rows,
+                           offset_t max_tokens) {
+  bool const gated = quantized_.layout != GateUpLayout::plain;
+  scratch_.bind(exec, ws, hidden_size(), intermediate_size(), gated, max_rows, max_tokens,
+                quantized_.gate_up.scheme);
 }
 
 template <ExecutionSpace E, Element T>
 void ExpertMlp<E, T>::bind_shape(E const& exec, Workspace<E>& ws, index_t hidden_size,
-                                 index_t intermediate_size, bool /*gated*/, offset_t max_rows,
-                                 QuantScheme const& scheme) {
-  Scratch{}.bind(exec, ws, hidden_size, intermediate_size, max_rows, scheme);
+                                 index_t intermediate_size, bool gated, offset_t max_rows,
+                                 QuantScheme const& scheme, offset_t max_tokens) {
+  Scratch{}.bind(exec, ws, hidden_size, intermediate_size, gated, max_rows, max_tokens, scheme);
 }
 
 template <ExecutionSpace E, Element T>

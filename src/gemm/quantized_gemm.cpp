@@ -27,17 +27,19 @@ offset_t folded_bytes(offset_t k, offset_t rows) {
 }
 
 /// Of the formats of four bits that Hopper's kernel decodes.
-template <ExecutionSpace E>
-sm90::Format packed_format(QuantizedTensor<E> const& w) {
-  auto const& scheme = w.scheme;
-  if (scheme.activations != ActivationCode::none || w.block_rows() != 1) return sm90::Format::other;
+sm90::Format packed_format(QuantScheme const& scheme, index_t block_rows, index_t block_cols) {
+  if (scheme.activations != ActivationCode::none || block_rows != 1) return sm90::Format::other;
   bool const e2m1 = scheme.code == WeightCode::e2m1;
-  if (e2m1 && scheme.scale == ScaleCode::e8m0 && w.block_cols() == 32) return sm90::Format::mxfp4;
-  if (e2m1 && scheme.scale == ScaleCode::e4m3 && w.block_cols() == 16) return sm90::Format::nvfp4;
-  if (scheme.code == WeightCode::int4 && w.block_cols() == 128) {
+  if (e2m1 && scheme.scale == ScaleCode::e8m0 && block_cols == 32) return sm90::Format::mxfp4;
+  if (e2m1 && scheme.scale == ScaleCode::e4m3 && block_cols == 16) return sm90::Format::nvfp4;
+  if (scheme.code == WeightCode::int4 && block_cols == 128) {
     return scheme.zero_points ? sm90::Format::int4_zero : sm90::Format::int4;
   }
   return sm90::Format::other;
+}
+template <ExecutionSpace E>
+sm90::Format packed_format(QuantizedTensor<E> const& w) {
+  return packed_format(w.scheme, w.block_rows(), w.block_cols());
 }
 
 template <ExecutionSpace E>
@@ -61,11 +63,13 @@ template <ExecutionSpace E, Element T>
 bool run_packed(E const& exec, char const* label, DeviceGemm<T> const& first,
                 QuantizedTensor<E> const& first_weights, DeviceGemm<T> const* second,
                 QuantizedTensor<E> const* second_weights, std::uint32_t* counters,
-                MlpStages const& stages) {
+                MlpStages const& stages, std::byte* scratch = nullptr, std::size_t bytes = 0) {
   if constexpr (std::is_same_v<T, bfloat16> && requires { exec.cuda_stream(); }) {
     if (!is_whole(first) || !sm90::available()) return false;
     sm90::PackedWork what{
-        work_of(first, second, counters, stages), packed_format(first_weights), {}};
+        work_of(first, second, counters, stages), packed_format(first_weights), {}, nullptr};
+    std::size_t const needed = sm90::arranged_bytes(what.format, first.x_rows, first.k);
+    if (needed > 0 && needed <= bytes) what.arranged = scratch;
     for (int p = 0; p < what.work.count; ++p) {
       auto const& w = p == 0 ? first_weights : *second_weights;
       if (packed_format(w) != what.format) return false;
@@ -102,6 +106,22 @@ std::size_t quantized_scratch_bytes(E const& exec, QuantScheme const& scheme, of
     return static_cast<std::size_t>(folded_bytes(k, max_rows) +
                                     max_rows * num_scales(scheme, k) * offset_t{sizeof(float)});
   }
+}
+
+template <ExecutionSpace E, Element T>
+QuantizedMlpMemory quantized_mlp_memory([[maybe_unused]] QuantScheme const& scheme,
+                                        [[maybe_unused]] bool gated,
+                                        [[maybe_unused]] index_t hidden_size,
+                                        index_t intermediate_size,
+                                        [[maybe_unused]] offset_t max_tokens) {
+  QuantizedMlpMemory memory{intermediate_size, 0};
+  if constexpr (std::is_same_v<T, bfloat16> && requires(E const& e) { e.cuda_stream(); }) {
+    auto const format = packed_format(scheme, scheme.block_rows, scheme.block_cols);
+    if (!gated || !sm90::available()) return memory;
+    memory.bytes = sm90::arranged_bytes(format, max_tokens, hidden_size);
+    if (memory.bytes > 0) memory.columns = index_t(sm90::arranged_columns(intermediate_size));
+  }
+  return memory;
 }
 
 template <ExecutionSpace E, Element T>
@@ -148,7 +168,7 @@ bool quantized_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T
                    [[maybe_unused]] MlpStages const& stages) {
   if constexpr (sizeof(T) == 2 && requires { exec.cuda_stream(); }) {
     if (run_packed<E, T>(exec, "kmoe::expert_mlp", gate_up, gate_up_weights, &down, &down_weights,
-                         counters, stages)) {
+                         counters, stages, scratch, bytes)) {
       return true;
     }
     if (!is_whole(gate_up) || !sm90::available() || !is_fp8_block(gate_up_weights)) return false;
@@ -173,6 +193,8 @@ bool quantized_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T
 #define KMOE_INSTANTIATE(E, T)                                                               \
   template std::size_t quantized_scratch_bytes<E, T>(E const&, QuantScheme const&, offset_t, \
                                                      offset_t);                              \
+  template QuantizedMlpMemory quantized_mlp_memory<E, T>(QuantScheme const&, bool, index_t,  \
+                                                         index_t, offset_t);                 \
   template void quantized_gemm<E, T>(E const&, char const*, DeviceGemm<T> const&,            \
                                      QuantizedTensor<E> const&, std::byte*, offset_t*);      \
   template bool quantized_mlp<E, T>(E const&, DeviceGemm<T> const&, DeviceGemm<T> const&,    \

@@ -22,6 +22,16 @@ template <ExecutionSpace E, Element T>
 std::size_t quantized_scratch_bytes(E const& exec, QuantScheme const& scheme, offset_t k,
                                     offset_t max_rows);
 
+/// What quantized_mlp() asks of its arguments' memory for up to max_tokens rows of x. Hopper's
+/// kernel of four bits reads x and the intermediate in an order of its own, in whole blocks of 128.
+struct QuantizedMlpMemory {
+  index_t columns;    ///< that rows of the intermediate have room for, intermediate_size or more
+  std::size_t bytes;  ///< of scratch; with less, only time is lost
+};
+template <ExecutionSpace E, Element T>
+QuantizedMlpMemory quantized_mlp_memory(QuantScheme const& scheme, bool gated, index_t hidden_size,
+                                        index_t intermediate_size, offset_t max_tokens);
+
 /// out[r, :] = w_out * act(Q(x'[r, :]) . W[g, :, :]^T + bias[g, :]), where Q quantizes as the
 /// scheme says, sums are floats, and the rest is as of DeviceGemm (whose b is not used). Every
 /// output depends on its row, its expert and the instruction set alone. Asynchronous on devices;
@@ -33,7 +43,8 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
 
 /// The two products of an MLP and its stages, as device_mlp(), where a kernel of one chip takes
 /// these weights and sizes. Results of wgmma: the sum of 128 products of fp8 has about 13 bits.
-/// \param scratch of the larger quantized_scratch_bytes, which are `bytes`
+/// \param down the memory of its x is that of quantized_mlp_memory()
+/// \param scratch of the larger quantized_scratch_bytes or that, which are `bytes`
 /// \return false: nothing was done
 template <ExecutionSpace E, Element T>
 bool quantized_mlp(E const& exec, DeviceGemm<T> const& gate_up, DeviceGemm<T> const& down,

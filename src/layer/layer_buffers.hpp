@@ -86,7 +86,8 @@ Workspace<E> count_workspace(E const& exec, LayerShape const& shape) {
     AllToAllDispatcher<E, T>::bind_shape(ws, shape.dispatch());
   }
   ExpertMlp<E, T>::bind_shape(exec, ws, config.hidden_size, config.intermediate_size, shape.gated,
-                              shape.max_mlp_rows(), shape.experts);
+                              shape.max_mlp_rows(), shape.experts,
+                              shape.dispatch().max_dispatched_tokens());
   if (config.shared_intermediate_size > 0) {
     ExpertMlp<E, T>::bind_shape(exec, ws, config.hidden_size, config.shared_intermediate_size,
                                 shape.gated, shape.chunk, shape.shared);

@@ -148,7 +148,7 @@ struct MoeLayer<E, T>::Impl {
     auto const bind = [&](Workspace<E>& ws) {
       buffers.bind(ws, shape);
       dispatcher->bind(exec, ws);
-      experts.bind(exec, ws, shape.max_mlp_rows());
+      experts.bind(exec, ws, shape.max_mlp_rows(), shape.dispatch().max_dispatched_tokens());
       if (config.shared_intermediate_size > 0) shared.bind(exec, ws, shape.chunk);
     };
     if (memory.device == nullptr && memory.host == nullptr) {

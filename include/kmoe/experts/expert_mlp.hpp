@@ -46,13 +46,14 @@ class ExpertMlp {
 
   /// Takes the scratch of forward() for up to max_rows rows from `ws`: [max_rows, I] elements on a
   /// device. On a host it is bounded however large max_rows is: rows are worked through in windows,
-  /// which do not change a bit of the result.
-  void bind(E const& exec, Workspace<E>& ws, offset_t max_rows);
+  /// which do not change a bit of the result. Weights of four bits on Hopper: [max_tokens, H]
+  /// elements more. \param max_tokens rows of x, 0 = max_rows; more of them cost time alone
+  void bind(E const& exec, Workspace<E>& ws, offset_t max_rows, offset_t max_tokens = 0);
   /// The same bytes without weights, to tell a workspace beforehand. They depend on the threads of
   /// `exec` and, on host spaces, on the instruction set.
   static void bind_shape(E const& exec, Workspace<E>& ws, index_t hidden_size,
                          index_t intermediate_size, bool gated, offset_t max_rows,
-                         QuantScheme const& scheme = {});
+                         QuantScheme const& scheme = {}, offset_t max_tokens = 0);
 
   /// The MLP of each row r < expert_offsets[El] on token slot_of_row[r] / K; K is the number of
   /// columns of permutation.row_of_slot. Other rows of `rows` are not written.
@@ -104,13 +105,13 @@ class ExpertMlp {
 
  private:
   struct Scratch {
-    Matrix<T, E> intermediate;     // [window, I]
+    Matrix<T, E> intermediate;     // [window, I], quantized with room for quantized_mlp_memory()
     Vector<std::byte, E> workers;  // host: packed rows and accumulators of each thread; quantized
     index_t num_workers = 0;
     Vector<std::uint32_t, E> counters;  // device: of device_mlp
     offset_t max_rows = 0;
     void bind(E const& exec, Workspace<E>& ws, index_t hidden_size, index_t intermediate_size,
-              offset_t rows, QuantScheme const& scheme);
+              bool gated, offset_t rows, offset_t tokens, QuantScheme const& scheme);
   };
   /// Instead of gate_up_ and down_.
   struct Quantized {

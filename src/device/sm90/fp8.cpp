@@ -65,19 +65,8 @@ void quantize_first(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
   auto* const codes = static_cast<char*>(all.scratch);
   auto* const scales = reinterpret_cast<float*>(codes + round_up(tokens * up.k));
   std::int64_t const threads = tokens * what.scales[0].blocks * 8;
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(
-      std::min<std::int64_t>(ceil_div(threads, 256), 8 * machine().multiprocessors));
-  config.blockDim = 256;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, quantize_kernel<Type>, up.in, tokens, up.k,
-                           static_cast<void*>(codes), scales),
-        "launch of the quantization");
+  launch_before(stream, 8 * machine().multiprocessors, threads, quantize_kernel<Type>, up.in,
+                tokens, up.k, codes, scales);
   up.in = codes;
   what.scales[0].in = scales;
   what.scales[0].in_row = scale_pitch(what.scales[0].blocks);

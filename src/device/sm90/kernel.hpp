@@ -189,6 +189,15 @@ struct Block {
     return 0;
   }
   __device__ void bring_beside_rows(int, int, int) const {}
+  // Rows of tokens, and those that a gated tile leaves: how wide they are for `k` elements, and
+  // which element a column has; what is behind k is zero.
+  static constexpr bool arranged = false;
+  __device__ static int width_of(int k) {
+    return k;
+  }
+  __device__ static int element_of(int column) {
+    return column;
+  }
   template <Operand>
   __device__ bool finish_gated(Sums&, Task const&, int, int) const {
     return false;
@@ -250,7 +259,7 @@ struct Block {
       Task const task = next;
       Product const& product = launch.products[task.product];
       auto const* const in = static_cast<char const*>(product.in);
-      int const pitch = product.k / Tile::piece_k * 16;
+      int const width = Self::width_of(product.k), pitch = width / Tile::piece_k * 16;
       named_barrier(1, loader_threads);  // nobody needs the table of the last tile
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
@@ -301,10 +310,10 @@ struct Block {
               }
             }
           };
-          if (k + Tile::row_k <= product.k) {
+          if (k + Tile::row_k <= width) {
             bring([](std::uint32_t to, void const* from, int) { copy_async_16(to, from); });
           } else {
-            int const there = (product.k - k) / Tile::piece_k - piece;
+            int const there = (width - k) / Tile::piece_k - piece;
             bring([=](std::uint32_t to, void const* from, int p) {
               p < there ? copy_async_16(to, from) : copy_async_zeros_16(to, in);
             });
@@ -429,7 +438,8 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     };
     int const own_first = group * Tile::parts * Tile::part_features;
     int const first_feature = task.feature * launch.widths[task.product] + own_first;
-    if (features_from(task, own_first) <= 0 && !(gated && Self::finishes_together)) {
+    if (features_from(task, own_first) <= 0 &&
+        !(gated && (Self::finishes_together || Self::arranged))) {
       pass_by(ring, group, k_tiles(task.product), lane == 0);
       tell();
       continue;
@@ -475,15 +485,17 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     if (gated && self.template finish_gated<Type>(acc, task, group, thread)) {
       // It is.
     } else if (gated) {
-      int const width = product.features / 2;
+      int const width = product.features / 2, columns = Self::width_of(width);
       bool const interleaved = product.halves == Halves::interleaved;
 #pragma unroll
       for (int part = 0; part < Tile::parts; part += together) {
         int const first = first_of(part) / 2;
         float bias[together][2] = {};
+        bool absent[together] = {};
 #pragma unroll
         for (int piece = 0; piece < together; ++piece) {
-          int const feature = first + 8 * piece + lane / 4;
+          int const feature = Self::element_of(first + 8 * piece + lane / 4);
+          absent[piece] = Self::arranged && feature >= width;
           if (product.bias == nullptr || feature >= width) continue;
           float const* const b = product.bias + std::int64_t{task.group} * product.features;
           bias[piece][0] = b[interleaved ? 2 * feature : feature];
@@ -494,11 +506,12 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
             // Two parts are the gates and the ups, one has both in its halves.
             float const* const a = acc[part] + 4 * j + 2 * piece;
             float const* const b = together == 2 ? acc[Tile::parts - 1] + 4 * j + 2 * piece : a + 2;
-            return pack<Type>(act(a[0] + bias[piece][0], b[0] + bias[piece][1]),
-                              act(a[1] + bias[piece][0], b[1] + bias[piece][1]));
+            auto const two = pack<Type>(act(a[0] + bias[piece][0], b[0] + bias[piece][1]),
+                                        act(a[1] + bias[piece][0], b[1] + bias[piece][1]));
+            return absent[piece] ? 0 : two;
           };
           store_columns<together, Tile::sums>(
-              {product.out, width, first, min(width, own_end / 2), task.count}, base + staging,
+              {product.out, columns, first, min(columns, own_end / 2), task.count}, base + staging,
               memory + staging, word, [&](int r) -> std::uint32_t { return task.row + r; });
         });
       }

@@ -7,6 +7,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -41,6 +42,24 @@ void launch_kernel(cudaStream_t stream, What const& what, int blocks) {
   config.attrs = attributes;
   config.numAttrs = Tile::pair > 1 ? 2 : 1;
   check(cudaLaunchKernelEx(&config, Kernel, what), "launch of the expert kernel");
+}
+
+/// What goes through x before an expert kernel, with as many of `threads` as `most` blocks of 256
+/// have; it waits by itself, too.
+template <class... Parameters, class... Arguments>
+void launch_before(cudaStream_t stream, int most, std::int64_t threads,
+                   void (*kernel)(Parameters...), Arguments... arguments) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(std::min<std::int64_t>((threads + 255) / 256, most));
+  config.blockDim = 256;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...),
+        "launch of the kernel before the expert kernel");
 }
 
 /// The kernel that keeps the intermediate on the chip (fused.hpp): whether it can, and its launch.

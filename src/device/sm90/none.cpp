@@ -27,6 +27,9 @@ std::size_t fp8_scratch_bytes(std::int64_t, std::int64_t) {
 void launch_fp8(void*, Operand, Fp8Work const&) {
   throw std::logic_error("kmoe: built without the kernels of sm_90a");
 }
+std::size_t arranged_bytes(Format, std::int64_t, std::int64_t) {
+  return 0;
+}
 bool takes_packed(PackedWork const&) {
   return false;
 }

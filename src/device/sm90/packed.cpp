@@ -64,12 +64,28 @@ void launch_tile(cudaStream_t stream, PackedLaunch& what, Work const& work) {
   launch_kernel<packed_kernel<Tile>, Tile>(stream, what, blocks);
 }
 
+/// Whether the work is such that the kernel takes rows in the operand's order.
+bool can_arrange(PackedWork const& all) {
+  return all.arranged != nullptr && all.work.count == 2 &&
+         all.work.products[0].halves != Halves::none;
+}
+
+/// Brings x into the operand's order, and tells the kernel of it.
+void arrange_first(cudaStream_t stream, PackedLaunch& what, PackedWork const& all) {
+  Product& up = what.products[0];
+  std::int64_t const threads = all.work.tokens * (arranged_width(up.k) / 32);
+  launch_before(stream, 8 * machine().multiprocessors, threads, arrange_kernel, up.in,
+                all.work.tokens, up.k, all.arranged);
+  up.in = all.arranged;
+}
+
 /// Chooses the tile: sizes decide, and any choice gives the same bits. Decoding takes the time of
 /// few rows; two blocks of a multiprocessor hide each other's waits and ends of tiles, where those
 /// are short. Sums of blocks of k take as many registers as the sums, so that fewer tokens have
 /// room.
 template <class Rows>
-void launch_format(cudaStream_t stream, PackedLaunch& what, Work const& work) {
+void launch_format(cudaStream_t stream, PackedLaunch& what, PackedWork const& all) {
+  Work const& work = all.work;
   auto const active = std::min<std::int64_t>(work.rows, work.groups);
   auto const with = [&](auto tile) { launch_tile<decltype(tile)>(stream, what, work); };
   if (work.tokens <= 8) return with(PackedTile<Rows, 128, 8, 9, 2, 4>{});
@@ -82,6 +98,9 @@ void launch_format(cudaStream_t stream, PackedLaunch& what, Work const& work) {
   if (work.rows <= 48 * active) return with(PackedTile<Rows, 128, 64, 3, 2, 2, 2>{});
   if constexpr (Rows::in_sums) {
     with(PackedTile<Rows, 128, 96, 5, 2, 2>{});
+  } else if (can_arrange(all)) {
+    arrange_first(stream, what, all);
+    with(PackedTile<Rows, 256, 128, 3, 2, 2, 1, true>{});
   } else if (work.rows > 96 * active && work.products[work.count - 1].features % 256 != 0) {
     with(PackedTile<Rows, 128, 192, 3, 2, 2>{});
   } else {
@@ -90,6 +109,11 @@ void launch_format(cudaStream_t stream, PackedLaunch& what, Work const& work) {
 }
 
 }  // namespace
+
+std::size_t arranged_bytes(Format format, std::int64_t tokens, std::int64_t hidden_size) {
+  if (format != Format::mxfp4 && format != Format::nvfp4) return 0;
+  return static_cast<std::size_t>(2 * tokens * arranged_columns(hidden_size));
+}
 
 bool takes_packed(PackedWork const& what) {
   Work const& work = what.work;
@@ -115,13 +139,13 @@ void launch_packed(void* stream, PackedWork const& all) {
   auto const queue = static_cast<cudaStream_t>(stream);
   switch (all.format) {
     case Format::nvfp4:
-      return launch_format<Nvfp4>(queue, what, all.work);
+      return launch_format<Nvfp4>(queue, what, all);
     case Format::int4:
-      return launch_format<Int4<false>>(queue, what, all.work);
+      return launch_format<Int4<false>>(queue, what, all);
     case Format::int4_zero:
-      return launch_format<Int4<true>>(queue, what, all.work);
+      return launch_format<Int4<true>>(queue, what, all);
     default:
-      return launch_format<Mxfp4>(queue, what, all.work);
+      return launch_format<Mxfp4>(queue, what, all);
   }
 }
 

@@ -35,7 +35,16 @@ struct PackedWork {
   Work work;
   Format format;
   PackedScales packed[2];
+  void* arranged;  ///< arranged_bytes() of scratch, or null, which costs time where rows are many
 };
+
+/// Columns of rows in the order that the kernel multiplies in, whole blocks of 128. Where it is
+/// told of memory for x in that order, the intermediate's rows have room for so many, too.
+constexpr std::int64_t arranged_columns(std::int64_t k) {
+  return (k + 127) / 128 * 128;
+}
+/// Bytes of `tokens` rows of x in that order; 0 for formats whose kernels have none.
+std::size_t arranged_bytes(Format format, std::int64_t tokens, std::int64_t hidden_size);
 
 /// As takes(); k whole blocks of 32, rows of codes whole 16-byte pieces, of scales whole words (of
 /// mxfp4: halves of words).

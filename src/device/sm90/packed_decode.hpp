@@ -76,11 +76,50 @@ __device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from,
                : "memory");
 }
 
+/// Two numbers of 16 bits in a register, where the loop that reads them has none to spare:
+/// volatile, so that they stay there together.
+__device__ __forceinline__ int pack_steps(int high, int low) {
+  return high * 65536 + (low & 0xffff);
+}
+__device__ __forceinline__ int steps_high(int steps) {
+  int d;
+  asm volatile("shr.s32 %0, %1, 16;" : "=r"(d) : "r"(steps));
+  return d;
+}
+__device__ __forceinline__ int steps_low(int steps) {
+  int d;
+  asm volatile("bfe.s32 %0, %1, 0, 16;" : "=r"(d) : "r"(steps));
+  return d;
+}
+
 /// An array that is indexed by what is not constant would not stay in registers.
 __device__ __forceinline__ void set_if(float& to, bool condition, float value) {
   asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %1, 0;\n\t@p mov.b32 %0, %2;\n\t}"
                : "+f"(to)
                : "r"(static_cast<int>(condition)), "f"(value));
+}
+
+// The order of the operand: of 128 of k, columns 8 (4 n + p) to 8 (4 n + p) + 7 are what four lanes
+// of a warpgroup decode from their p-th words, and column 8 (4 n + p) + 2 l + u is
+// k = 32 l + 8 p + 3 - n + 4 u.
+
+__host__ __device__ constexpr int arranged_width(int k) {
+  return (k + 127) / 128 * 128;
+}
+__device__ constexpr int arranged_element(int column) {
+  return column / 128 * 128 + column / 2 % 4 * 32 + column / 8 % 4 * 8 + 3 - column / 32 % 4 +
+         column % 2 * 4;
+}
+__device__ constexpr int arranged_column(int k) {
+  return k / 128 * 128 + (3 - k % 4) * 32 + k / 8 % 4 * 8 + k / 32 % 4 * 2 + k / 4 % 2;
+}
+/// Columns 8 (4 n + p) and on, of the pieces p, p + 4, p + 8 and p + 12 of eight of k.
+__device__ __forceinline__ uint4 arranged_piece(uint4 const (&pieces)[4], int n) {
+  auto const pair = [&](uint4 const& x) {
+    return n < 2 ? __byte_perm(x.y, x.w, n == 0 ? 0x7632 : 0x5410)
+                 : __byte_perm(x.x, x.z, n == 2 ? 0x7632 : 0x5410);
+  };
+  return {pair(pieces[0]), pair(pieces[1]), pair(pieces[2]), pair(pieces[3])};
 }
 
 // What a thread has of a row's 128 of k, and how it decodes them: a word of eight codes, four
@@ -110,13 +149,15 @@ struct E2m1 {
 /// scales up to 2^32.
 struct Mxfp4 : E2m1 {
   static constexpr bool in_sums = false, part_scaled = false, has_zeros = false, has_large = true;
+  static constexpr bool has_offset = true;  // of a row's scales among four bytes
   static constexpr float times = 0x1p32F;
   static constexpr int slot_bytes = 4;
   std::uint32_t factor;
 
-  /// What a thread needs of the scales of 128 of k, at `slot`; `own` = lane % 4.
-  __device__ static std::uint32_t load(std::uint32_t slot, int offset, int own) {
-    return load_shared_u8(slot + offset + own);
+  /// What a thread needs of the scales of 128 of k, at `slot`, which may have the offset; `own` =
+  /// lane % 4.
+  __device__ static std::uint32_t load(std::uint32_t slot, int own) {
+    return load_shared_u8(slot + own);
   }
   __device__ void set(std::uint32_t scale, int) {
     factor = scale * 0x00800080U + (126 - 32) * 0x00800080U;
@@ -139,11 +180,12 @@ struct Mxfp4 : E2m1 {
 /// make up for it.
 struct Nvfp4 : E2m1 {
   static constexpr bool in_sums = false, part_scaled = true, has_zeros = false, has_large = false;
+  static constexpr bool has_offset = false;
   static constexpr float times = 256;
   static constexpr int slot_bytes = 8;
   std::uint32_t factors[2];
 
-  __device__ static std::uint32_t load(std::uint32_t slot, int, int own) {
+  __device__ static std::uint32_t load(std::uint32_t slot, int own) {
     return load_shared_u16(slot + 2 * own);
   }
   __device__ void set(std::uint32_t scales, int) {
@@ -161,12 +203,13 @@ struct Nvfp4 : E2m1 {
 template <bool Zeros>
 struct Int4 {
   static constexpr bool in_sums = true, part_scaled = false, has_zeros = Zeros, has_large = false;
+  static constexpr bool has_offset = false;
   static constexpr float times = 1;
   static constexpr int slot_bytes = 4;
   float scale;
   std::uint32_t zero;  // 128 more, twice
 
-  __device__ static uint2 load(std::uint32_t slot, int, int) { return load_shared_8(slot); }
+  __device__ static uint2 load(std::uint32_t slot, int) { return load_shared_8(slot); }
   __device__ void set(uint2 slot, int zero_offset) {
     scale = __uint_as_float(slot.x);
     zero = 0x43084308U;

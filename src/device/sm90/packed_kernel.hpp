@@ -17,6 +17,8 @@
 /// Warp 0 brings codes by bulk tensor copies, and scales by copies of four bytes: rows of scales
 /// lie as the checkpoint has them, at multiples of two bytes.
 
+#include <type_traits>
+
 #include "device/sm90/packed.hpp"
 #include "device/sm90/packed_decode.hpp"
 #include "device/sm90/run_block.hpp"
@@ -37,12 +39,15 @@ struct PackedLaunch : Launch {
 };
 
 /// As Tile, with codes instead of weights in a stage and their scales apart. `Blocks` of them run
-/// on a multiprocessor.
-template <class Rows, int Features, int Tokens, int Stages, int Groups, int Depth, int Blocks = 1>
+/// on a multiprocessor. `Arranged`: rows of tokens lie in the operand's order in memory, x because
+/// arrange_kernel() has been there, the intermediate as it comes out of the first product.
+template <class Rows, int Features, int Tokens, int Stages, int Groups, int Depth, int Blocks = 1,
+          bool Arranged = false>
 struct PackedTile {
   using Format = Rows;
   static constexpr int features = Features, tokens = Tokens, stages = Stages, groups = Groups;
   static constexpr int depth = Depth, blocks = Blocks;
+  static constexpr bool arranged = Arranged;
   static constexpr int row_k = tile_k, piece_k = 8;
   static constexpr int parts = Features / Groups / 64, part_features = 64;
   static constexpr int sums = Tokens < 32 ? 32 : Tokens;
@@ -57,7 +62,8 @@ struct PackedTile {
   static constexpr int slots = Depth / 2;  // of 128 of k
   static constexpr int weight_bytes = 32 * Depth * Features;
   static constexpr int stage_bytes = weight_bytes + Depth * Tokens * row_bytes;
-  static constexpr int side_bytes = slots * Features * side_slot;
+  static constexpr int side_rows = Features + (Arranged ? 16 : 0);  // see side_place()
+  static constexpr int side_bytes = slots * side_rows * side_slot;
   static constexpr int staging_bytes = 4 * warp_staging;
   static constexpr int sides = Stages * stage_bytes;
   static constexpr int staging = sides + Stages * side_bytes;
@@ -70,6 +76,7 @@ struct PackedTile {
     return 1024 + tables + bytes_of_tables(groups, grouping);
   }
   static_assert(Groups == 2 && Depth % 2 == 0 && Features % 128 == 0);
+  static_assert(!Arranged || (Features == 256 && box == 64));  // see row_of()
   static_assert(bytes(max_groups, false) <= shared_limit);
   static_assert(bytes(max_grouped_groups, true) <= shared_limit);
   static_assert(threads / 32 * max_grouped_groups * 2 <= Stages * stage_bytes);  // count_slots
@@ -82,19 +89,40 @@ struct PackedBlock : Block<Tile> {
   using typename Base::Sums;
   static constexpr int weight_threads = 32;
   static constexpr int token_arrivals = loader_threads + weight_threads;
-  static constexpr int row_lanes = 4;
+  static constexpr int row_lanes = Tile::arranged ? 8 : 4;
+  static constexpr bool arranged = Tile::arranged;
   PackedLaunch const& more;
 
   /// Eight lanes in a row access eight rows' or halves' different pieces of 128 bytes.
   __device__ static int first_row(int thread) {
+    if (arranged) return thread / row_lanes;
     int const row = thread / 4;
     return (row & ~5) | (row & 1) << 2 | (row >> 2 & 1);
   }
 
+  /// Rows in the order of the operand are whole blocks of 128.
+  __device__ static int width_of(int k) { return arranged ? arranged_width(k) : k; }
+  __device__ static int element_of(int column) {
+    return arranged ? arranged_element(column) : column;
+  }
+
+  /// Row of the tile's codes that is row `row` of the left operand. Those of gates and ups are
+  /// taken in the order in which a warp's eight outputs are eight columns of the next product's
+  /// operand.
+  __device__ static int row_of(bool gated, int row) {
+    if (!arranged || !gated) return row;
+    int const output = arranged_element(row / 16 * 8 + row % 8);
+    return output / 8 * 16 + row / 8 % 2 * 8 + output % 8;
+  }
+  /// Where the scales of a row of codes lie among those of the tile, so that lanes access different
+  /// banks in either order.
+  __device__ static constexpr int side_place(int row) {
+    return arranged ? row + row / 64 % 2 * 2 + row / 128 * 8 : row;
+  }
+
   /// Of 128 of k of a row a thread brings pieces p, p + 4, p + 8 and p + 12 of 8, and puts them in
-  /// the order of the operand: what four lanes of a warpgroup decode from their p-th words. Column
-  /// 8 (4 n + p) + 2 l + u is k = 32 l + 8 p + 3 - n + 4 u.
-  struct Arrivals {
+  /// the order of the operand.
+  struct Arranging {
     static constexpr int behind = Tile::stages > 3 ? 2 : 1;
     PackedBlock const& block;
     Ring<Tile::stages> ring;
@@ -115,13 +143,7 @@ struct PackedBlock : Block<Tile> {
 #pragma unroll
           for (int l = 0; l < 4; ++l) v[l] = load_shared_16(at[l]);
 #pragma unroll
-          for (int n = 0; n < 4; ++n) {
-            auto const pair = [&](uint4 const& x) {
-              return n < 2 ? __byte_perm(x.y, x.w, n == 0 ? 0x7632 : 0x5410)
-                           : __byte_perm(x.x, x.z, n == 2 ? 0x7632 : 0x5410);
-            };
-            store_shared_16(at[n], {pair(v[0]), pair(v[1]), pair(v[2]), pair(v[3])});
-          }
+          for (int n = 0; n < 4; ++n) store_shared_16(at[n], arranged_piece(v, n));
         }
       }
       proxy_fence();  // these were ordinary accesses
@@ -147,15 +169,18 @@ struct PackedBlock : Block<Tile> {
     }
   };
 
+  using Arrivals = std::conditional_t<arranged, typename Base::Arrivals, Arranging>;
+
   __device__ std::uint32_t side(int s) const {
     return this->base + Tile::sides + s * Tile::side_bytes;
   }
-  /// The elements of x of a row.
+  /// The elements of a row of tokens.
   __device__ std::uint16_t const* row_of_tokens(Product const& product, int row) const {
     Schedule const& schedule = this->schedule;
     int const from = product.gather ? schedule.slot(row) : row;
     int const divisor = schedule.has_slots() && product.gather ? more.slots_per_row : 1;
-    return static_cast<std::uint16_t const*>(product.in) + std::int64_t{from / divisor} * product.k;
+    return static_cast<std::uint16_t const*>(product.in) +
+           std::int64_t{from / divisor} * width_of(product.k);
   }
 
   /// Warp 0: as Block::load_weights, with the scales of the tile's rows.
@@ -222,16 +247,17 @@ struct PackedBlock : Block<Tile> {
 #pragma unroll
         for (int slot = 0; slot < Tile::slots; ++slot) {
           int const block_k = kt * Tile::slots + slot;
-          std::uint32_t const to = side(ring.stage) + (slot * Tile::features + lane) * side_slot;
+          std::uint32_t const to = side(ring.stage) + (slot * Tile::side_rows + lane) * side_slot;
           int from = (at + block_k * Rows::slot_bytes) & ~3, from_zero = (at_zero + block_k) & ~3;
 #pragma unroll
           for (int n = 0; n < own_rows; ++n) {
-            copy_async_4(to + n * 32 * side_slot, scales + from, from < end);
+            std::uint32_t const place = to + side_place(n * 32) * side_slot;
+            copy_async_4(place, scales + from, from < end);
             if (Rows::slot_bytes == 8 || (!Rows::has_zeros && shifted)) {
-              copy_async_4(to + n * 32 * side_slot + 4, scales + from + 4, from + 4 < end);
+              copy_async_4(place + 4, scales + from + 4, from + 4 < end);
             }
             if constexpr (Rows::has_zeros) {
-              copy_async_4(to + n * 32 * side_slot + 4, zeros + from_zero, from_zero < zero_end);
+              copy_async_4(place + 4, zeros + from_zero, from_zero < zero_end);
               from_zero += step * packed.zero_pitch;
             }
             from += step * packed.scale_pitch;
@@ -275,42 +301,65 @@ struct PackedBlock : Block<Tile> {
     int const tiles = this->k_tiles(task.product);
     Product const& product = more.products[task.product];
     PackedScales const& packed = more.packed[task.product];
+    bool const turned = arranged && product.halves != Halves::none;
+    // The second group begins later, and passes by tiles in which it has no features: then nobody
+    // waits for the first.
+    bool const leads = lead > 0 && (turned || this->features_from(task, parts * 64) > 0);
     int const thread = threadIdx.x % group_threads, lane = thread % 32, own = lane % 4;
-    int const row = group * parts * 64 + thread / 32 * 16 + lane / 4;  // and 8 below, and 64
+    constexpr int side_step = (side_place(64) - side_place(0)) * side_slot;
+    // The codes' row of the first part; those of others are steps away, the second halves 8 below.
+    int const row = row_of(turned, group * parts * 64 + thread / 32 * 16 + lane / 4);
+    int const row_step = turned ? -1 : 64;
     Factors const by = more.factors;
     // Slots of which this lane has codes; behind them there are none, whatever the scales.
     int const own_slots = (product.k / 32 + 3 - (Rows::in_sums ? 0 : own)) / 4;
 
-    // Of each row: where its words begin among the four bytes.
-    int offset[2], zero_offset[2];
+    // Where the scales of each row are in a stage's. Those of parts 64 rows further have the same
+    // place among four bytes, their rows lie at multiples of 4 of any pitch; those of neighbours
+    // may be two bytes away.
+    std::uint32_t spot[2];
+    int zero_offset[2];
     int const feature = task.feature * Tile::features + row;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      // The same for all parts: rows 64 further lie at multiples of 4 of any pitch.
       int const at = row_of_feature(product, feature + 8 * h);
-      offset[h] = (at * packed.scale_pitch) & 3;
+      int const offset = Rows::has_offset ? (at * packed.scale_pitch) & 3 : 0;
+      spot[h] = (side_place(row) + 8 * h) * side_slot + offset;
       zero_offset[h] = Rows::has_zeros ? at * packed.zero_pitch : 0;
     }
+    // From one part to the next: bytes of codes, then of scales with, in bit 1, the change of place
+    // among four bytes.
+    bool const shifted = Rows::has_offset && product.halves != Halves::interleaved;
+    int const steps =
+        turned ? pack_steps(-Tile::box, -side_slot + (shifted ? packed.scale_pitch & 2 : 0))
+               : pack_steps(64 * Tile::box, side_step);
 
     // A unit's codes and scales, on their way to decode().
     auto const swizzled = [&](int piece) -> std::uint32_t {
-      return row * Tile::box + ((piece ^ (Tile::box == 128 ? lane / 4 : lane / 8)) << 4);
+      return row * Tile::box + ((piece ^ (Tile::box == 128 ? row % 8 : row / 2 % 4)) << 4);
     };
     std::uint32_t const codes[2] = {swizzled(own), swizzled(own + (Tile::box == 128 ? 4 : 0))};
     uint4 raw[2];
-    decltype(Rows::load(0, 0, 0)) words[2];
+    decltype(Rows::load(0, 0)) words[2];
     auto const fetch = [&](int stage, int unit) {
       int const slot = unit / parts, part = unit % parts;
       int const copy = slot * 64 / Tile::box;
-      std::uint32_t const at =
-          this->stage(stage) + codes[slot % 2] + (copy * Tile::features + part * 64) * Tile::box;
-      std::uint32_t const scales =
-          side(stage) + (slot * Tile::features + part * 64 + row) * side_slot;
+      std::uint32_t at = this->stage(stage) + codes[slot % 2] + copy * Tile::features * Tile::box;
+      std::uint32_t const scales = side(stage) + slot * Tile::side_rows * side_slot;
+      bool const apart = arranged && part > 0;
+      at += apart ? steps_high(steps) : part * 64 * Tile::box;
+      int const change = apart ? steps_low(steps) : part * side_step;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         raw[h] = load_shared_16(at + h * 8 * Tile::box);
-        words[h] = Rows::load(scales + h * 8 * side_slot, offset[h], own);
+        std::uint32_t const place = scales + spot[h];
+        words[h] = Rows::load(
+            Rows::has_offset ? (place + (change & ~7)) ^ (change & 2) : place + change, own);
       }
+    };
+    auto const wait_full = [&] {
+      barrier_wait(this->full(ring.stage), ring.phase);
+      if constexpr (arranged) proxy_fence();  // the rows came by ordinary copies
     };
     int previous = -1;
     std::uint32_t a[2][batch][2][4], near[2][4];
@@ -350,7 +399,7 @@ struct PackedBlock : Block<Tile> {
         previous = ring.stage;
         ring.next();
         if (kt + 1 < tiles) {
-          barrier_wait(this->full(ring.stage), ring.phase);
+          wait_full();
           fetch(ring.stage, 0);
         }
       }
@@ -364,8 +413,8 @@ struct PackedBlock : Block<Tile> {
       for (int n = 0; n < parts * N / 2; ++n) acc[n / (N / 2)][n % (N / 2)] = 0;
     }
 
-    if (lead > 0 && group == 1) named_barrier(4, 2 * group_threads);
-    barrier_wait(this->full(ring.stage), ring.phase);
+    if (leads && group == 1) named_barrier(4, 2 * group_threads);
+    wait_full();
     fetch(ring.stage, 0);
     decode(0, 0);
     for (int kt = 0; kt < tiles; ++kt) {
@@ -392,7 +441,7 @@ struct PackedBlock : Block<Tile> {
           }
         }
         wgmma_commit();
-        if (lead > 0 && group == 0 && i == batches - 1 && kt == min(lead, tiles) - 1) {
+        if (leads && group == 0 && i == batches - 1 && kt == min(lead, tiles) - 1) {
           named_barrier_arrive(4, 2 * group_threads);
         }
         wgmma_wait<1>();
@@ -428,7 +477,7 @@ struct PackedBlock : Block<Tile> {
 #pragma unroll
       for (int h = 0; Rows::part_scaled && h < 2; ++h) {
         int const at =
-            min(row_of_feature(product, feature + 64 * part + 8 * h), product.features - 1);
+            min(row_of_feature(product, feature + part * row_step + 8 * h), product.features - 1);
         s[h] *= scales[at / packed.part_rows];
       }
 #pragma unroll
@@ -446,7 +495,7 @@ struct PackedBlock : Block<Tile> {
         std::uint32_t found = 0;
 #pragma unroll
         for (int n = 0; n < 2 * parts; ++n) found = n == r ? largest[n] : found;
-        int const at = feature + r / 2 * 64 + r % 2 * 8;
+        int const at = feature + r / 2 * row_step + r % 2 * 8;
         if (found < Rows::large || at >= product.features) continue;
         std::int64_t const of =
             std::int64_t{task.group} * product.features + row_of_feature(product, at);
@@ -459,7 +508,8 @@ struct PackedBlock : Block<Tile> {
           auto const* const x = row_of_tokens(product, task.row + column);
           float sum = 0;
           for (int k = 0; k < product.k; ++k) {
-            sum += __uint_as_float(std::uint32_t{__ldcg(x + k)} << 16) *
+            int const place = arranged ? arranged_column(k) : k;
+            sum += __uint_as_float(std::uint32_t{__ldcg(x + place)} << 16) *
                    Rows::value(row_codes, row_scales, k);
           }
           int const place = r / 2 * (N / 2) + c / 2 * 4 + r % 2 * 2 + c % 2;
@@ -472,6 +522,30 @@ struct PackedBlock : Block<Tile> {
     }
   }
 };
+
+/// x [rows, k] to rows of whole blocks of 128 in the operand's order.
+__global__ void __launch_bounds__(256)
+    arrange_kernel(void const* x, std::int64_t rows, int k, void* out) {
+  wait_for_kernels_before();
+  let_next_begin();
+  int const blocks = arranged_width(k) / 128;
+  std::int64_t const stride = std::int64_t{gridDim.x} * blockDim.x, count = rows * blocks * 4;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+       i += stride) {
+    std::int64_t const block = i / 4, row = block / blocks;
+    int const first = static_cast<int>(block - row * blocks) * 16 + static_cast<int>(i % 4);
+    auto const* const from = static_cast<uint4 const*>(x) + row * (k / 8);
+    uint4 v[4];
+#pragma unroll
+    for (int l = 0; l < 4; ++l) {
+      int const piece = first + 4 * l;
+      v[l] = 8 * piece < k ? from[piece] : uint4{};
+    }
+    auto* const to = static_cast<uint4*>(out) + block * 16 + i % 4;
+#pragma unroll
+    for (int n = 0; n < 4; ++n) to[4 * n] = arranged_piece(v, n);
+  }
+}
 
 template <class Tile>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
