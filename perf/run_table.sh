@@ -8,7 +8,7 @@
 # and compares it with the peers. Everything, as perf/results has it:
 #     perf/run_table.sh build/perf/kmoe_bench_layer new.json \
 #         --phases whole,permutation,experts,combine --caches cold,warm
-#     perf/run_table.sh build/perf/kmoe_bench_layer skew.json --routings zipf,one
+#     perf/run_table.sh build/perf/kmoe_bench_layer skew.json --routings uniform,zipf,one
 # Exit code: 1 if a result was wrong, or slower than the best peer by more than THRESHOLD percent
 # (environment, default 10).
 set -euo pipefail

@@ -95,12 +95,15 @@ void launch_format(cudaStream_t stream, PackedLaunch& what, PackedWork const& al
   if constexpr (!Rows::in_sums) {
     if (work.rows <= 20 * active) return with(PackedTile<Rows, 128, 32, 5, 2, 4>{});
   }
+  if constexpr (!Rows::in_sums) {
+    if (work.rows > 24 * active && can_arrange(all)) {
+      arrange_first(stream, what, all);
+      return with(PackedTile<Rows, 256, 128, 3, 2, 2, 1, true>{});
+    }
+  }
   if (work.rows <= 48 * active) return with(PackedTile<Rows, 128, 64, 3, 2, 2, 2>{});
   if constexpr (Rows::in_sums) {
     with(PackedTile<Rows, 128, 96, 5, 2, 2>{});
-  } else if (can_arrange(all)) {
-    arrange_first(stream, what, all);
-    with(PackedTile<Rows, 256, 128, 3, 2, 2, 1, true>{});
   } else if (work.rows > 96 * active && work.products[work.count - 1].features % 256 != 0) {
     with(PackedTile<Rows, 128, 192, 3, 2, 2>{});
   } else {
