@@ -27,7 +27,8 @@ offset_t folded_bytes(offset_t k, offset_t rows) {
 }
 
 /// Of the formats of four bits that Hopper's kernel decodes.
-sm90::Format packed_format(QuantScheme const& scheme, index_t block_rows, index_t block_cols) {
+[[maybe_unused]] sm90::Format packed_format(QuantScheme const& scheme, index_t block_rows,
+                                            index_t block_cols) {
   if (scheme.activations != ActivationCode::none || block_rows != 1) return sm90::Format::other;
   bool const e2m1 = scheme.code == WeightCode::e2m1;
   if (e2m1 && scheme.scale == ScaleCode::e8m0 && block_cols == 32) return sm90::Format::mxfp4;
