@@ -16,7 +16,8 @@ kmoe_suite=trixie
 kmoe_packages_common=(
   ca-certificates ccache cmake g++ gfortran git libbenchmark-dev libcli11-dev libdnnl-dev
   libgmock-dev libgtest-dev libopenblas-pthread-dev libopenmpi-dev lmod make mandoc ninja-build
-  nlohmann-json3-dev openmpi-bin pkgconf python3 python3-numpy python3-safetensors python3-torch
+  nlohmann-json3-dev openmpi-bin pkgconf python3 python3-matplotlib python3-numpy
+  python3-safetensors python3-torch
 )
 kmoe_packages_openmp=(libkokkos-dev)
 kmoe_packages_serial=(libtrilinos-kokkos-dev libtrilinos-kokkos-kernels-dev)

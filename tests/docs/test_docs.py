@@ -9,6 +9,7 @@ The line before each fenced block of code must be one of
     <!-- run -->                 a shell script, run in a folder that looks like the root of a clone
     <!-- run: launchers -->      the same, where srun, flux and mpiexec are stand-ins on two ranks
     <!-- run: torch -->          the same, left out where Python lacks torch, numpy or safetensors
+    <!-- run: benchmarks -->     the same, left out without perf/ or matplotlib
     <!-- from: FILE -->          lines of a file of the clone, which something else builds and runs
     <!-- not run: REASON -->     neither, and why
 A block without such a line is an error, so that no command escapes; blocks that name no language
@@ -37,10 +38,17 @@ LAUNCHERS = {
 }
 
 
-def has_torch():
-    probe = ["python3", "-c", "import numpy, safetensors, torch"]
-    return ("KMOE_INSIDE" in os.environ or
-            subprocess.run(probe, capture_output=True, check=False).returncode == 0)
+# What a block may need that is not everywhere.
+MODULES = {"torch": "numpy, safetensors, torch", "benchmarks": "matplotlib"}
+
+
+def lacks(mark, build):
+    """Whether a block with this mark can not be run here: never in the environments of CI."""
+    if mark not in MODULES or "KMOE_INSIDE" in os.environ:
+        return False
+    probe = ["python3", "-c", f"import {MODULES[mark]}"]
+    return (subprocess.run(probe, capture_output=True, check=False).returncode != 0 or
+            (mark == "benchmarks" and not (build / "perf").exists()))
 
 
 def blocks(text):
@@ -64,7 +72,8 @@ def run(script, source, build, launchers):
         for entry in "examples", "tests", "perf", "include", "src", "README.md":
             (scratch / entry).symlink_to(source / entry)
         (scratch / "build").mkdir()
-        (scratch / "build" / "examples").symlink_to(build / "examples")
+        for entry in "examples", "perf":
+            (scratch / "build" / entry).symlink_to(build / entry)
         if launchers:
             (scratch / "launchers").mkdir()
             for tool, body in LAUNCHERS.items():
@@ -95,8 +104,8 @@ def check(page, source, build):
             if language != "sh":
                 failures.append(f"{where}: only sh can be run")
                 continue
-            if mark[2] == "torch" and not has_torch():
-                print(f"{where}: SKIPPED, Python lacks torch, numpy or safetensors")
+            if lacks(mark[2], build):
+                print(f"{where}: SKIPPED, what {mark[2]} need is not here")
                 left_out += 1
                 continue
             done = run(code, source, build, mark[2] == "launchers")
