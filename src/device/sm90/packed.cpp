@@ -94,8 +94,6 @@ void launch_format(cudaStream_t stream, PackedLaunch& what, PackedWork const& al
   }
   if constexpr (!Rows::in_sums) {
     if (work.rows <= 20 * active) return with(PackedTile<Rows, 128, 32, 5, 2, 4>{});
-  }
-  if constexpr (!Rows::in_sums) {
     if (work.rows > 24 * active && can_arrange(all)) {
       arrange_first(stream, what, all);
       return with(PackedTile<Rows, 256, 128, 3, 2, 2, 1, true>{});
