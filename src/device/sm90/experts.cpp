@@ -16,9 +16,9 @@ namespace {
 /// The tiles there are.
 enum class Choice { one_row, one_token, stream, narrow, wide, large, pair, fused };
 using OneRowTile = Tile<32, 8, 10, 1, 4>;
-using OneTokenTile = Tile<64, 8, 5, 1, 4>;  // narrow, so that all multiprocessors are busy
-using StreamTile = Tile<128, 64, 4, 2, 2>;  // few rows: 256 bytes of each row of weights at once
-using NarrowTile = Tile<128, 128, 6, 2>;    // few tiles
+using OneTokenTile = Tile<64, 8, 10, 1, 2>;  // narrow, so that all multiprocessors are busy
+using StreamTile = Tile<128, 32, 5, 2, 2>;   // few rows: 256 bytes of each row of weights at once
+using NarrowTile = Tile<128, 128, 6, 2>;     // few tiles
 using WideTile = Tile<256, 128, 4, 2>;
 using LargeTile = Tile<256, 176, 4, 2>;       // many rows of an expert; no memory left to group in
 using PairTile = Tile<256, 176, 4, 2, 1, 2>;  // two of them
@@ -33,10 +33,10 @@ Choice choose(Work const& work) {
     return Choice::fused;
   }
   auto const active = std::min(rows, groups);
-  if (work.tokens <= 8 && active * ceil_div(features, 128) < 4 * blocks) {
+  if (work.tokens <= 8 && 2 * active * ceil_div(features, 128) < 3 * blocks) {
     return active * ceil_div(features, 64) < blocks ? Choice::one_row : Choice::one_token;
   }
-  if (rows < 16 * groups) return Choice::stream;
+  if (rows <= 16 * groups) return Choice::stream;
   if ((ceil_div(rows, 128) + groups) * ceil_div(features, 256) < 4 * blocks) return Choice::narrow;
   if (rows < 96 * groups || PairTile::bytes(work.groups, false) > shared_limit) return Choice::wide;
   return rows < 192 * groups ? Choice::large : Choice::pair;

@@ -90,8 +90,8 @@ struct FusedBlock {
         }
         std::uint32_t const to = next_unit(Width * row_bytes);
         for (int b = 0; b < Tile::blocks; ++b) {
-          tensor_copy_3d(to + b * copy_bytes, &launch.maps[1], full(ring.stage), c * chunk, b * 64,
-                         group);
+          tensor_copy_5d(to + b * copy_bytes, &launch.maps[1], full(ring.stage), c * chunk, 0,
+                         b * 8, group, 0);
         }
         ring.next();
       }

@@ -83,13 +83,15 @@ struct Block {
   }
   __device__ static int handed_at(int tiles) { return max(tiles - Stages, drawn_at(tiles) + 1); }
 
-  /// Thread 0 of a pair's blocks: what the first of them has drawn.
+  /// Warp 0 of a pair's blocks: what the first of them has drawn.
   __device__ int share(Ring<number_places>& place, int number) const {
     if (cluster_rank() == 0) {
-      store_async(address_in(1, number_at(place.stage)), number,
-                  address_in(1, number_full(place.stage)));
+      if (elect_one()) {
+        store_async(address_in(1, number_at(place.stage)), number,
+                    address_in(1, number_full(place.stage)));
+      }
     } else {
-      barrier_arrive_expecting(number_full(place.stage), 4);
+      if (elect_one()) barrier_arrive_expecting(number_full(place.stage), 4);
       barrier_wait(number_full(place.stage), place.phase);
       number = *reinterpret_cast<int volatile const*>(memory + Tile::numbers + 8 * number_places +
                                                       4 * place.stage);
@@ -107,61 +109,71 @@ struct Block {
     return task;
   }
 
-  /// Thread 0: the i-th tile to the other warps.
+  /// Lane 0, or warp 0: the i-th tile to the other warps.
   __device__ Task hand_out(Ring<task_places>& place, int i) const {
     Task task = schedule.task(i);
     if constexpr (Tile::pair > 1) task = own_half(task);
     barrier_wait(task_empty(place.stage), place.phase ^ 1);
-    *task_at(place.stage) = task;
-    barrier_arrive(task_full(place.stage));
+    if (threadIdx.x == 0) {
+      *task_at(place.stage) = task;
+      barrier_arrive(task_full(place.stage));
+    }
     place.next();
     return task;
   }
 
-  /// Thread 0: hands out the tiles, and brings their weights as far ahead as there are stages.
+  /// Warp 0: hands out the tiles, and brings their weights as far ahead as there are stages. One
+  /// lane does, but all know: what a copy is told lies in registers of the warp, where the compiler
+  /// only puts what it sees to be the same for all lanes. For one lane alone it makes a loop over
+  /// lanes of each copy, 50 instructions, and those were the rate at which few rows streamed.
   __device__ void load_weights(int number) {
     Ring<Stages> ring;
     Ring<task_places> place;
     Ring<number_places> numbers;
     int const rank = Tile::pair > 1 ? cluster_rank() : 0;
     auto const hand_out_next = [&] {
-      if constexpr (Tile::pair > 1) number = share(numbers, number);
-      return hand_out(place, number);
+      number = same_in_warp(number);
+      if constexpr (Tile::pair > 1) number = same_in_warp(share(numbers, number));
+      Task task = hand_out(place, number);
+      task.product = same_in_warp(task.product);
+      task.group = same_in_warp(task.group);
+      task.feature = same_in_warp(task.feature);
+      return task;
     };
-    Task task = hand_out_next();
-    for (int turn = 1; task.product >= 0; ++turn) {
+    Task task{};
+    for (int turn = 0; task.product >= 0; ++turn) {
+      // The first turn has no steps, it hands out the first tile: there is one place for that,
+      // which is read from memory while everything waits for it.
       Product const& product = launch.products[task.product];
-      int const tiles = k_tiles(task.product);
-      int const handed = handed_at(tiles);
+      int const tiles = turn == 0 ? 0 : k_tiles(task.product);
+      int const handed = turn == 0 ? 0 : handed_at(tiles);
       int const share = launch.widths[task.product] / Tile::pair;
       int const first = task.feature * launch.widths[task.product] + rank * share;
       int const bytes = launch.widths[task.product] * row_bytes;
       CUtensorMap const* const inner_map = &launch.maps[task.product];
       CUtensorMap const* const edge_map = &launch.edge_maps[task.product];
-      Task next;
-      for (int kt = 0; kt < tiles; ++kt) {
-        if (kt == drawn_at(tiles) && rank == 0) number = draw(turn);
-        if (kt == handed) next = hand_out_next();
+      bool const whole = product.halves == Halves::none;
+      int const c2 = whole ? first / 8 : 0, c3 = whole ? task.group : first / 16;
+      int const c4 = whole ? 0 : task.group;
+      for (int kt = 0;; ++kt) {
+        if (kt == handed) task = hand_out_next();
+        if (kt == tiles) break;
+        if (kt == drawn_at(tiles) && rank == 0 && threadIdx.x == 0) number = draw(turn);
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
-        std::uint32_t const barrier = full(ring.stage);
-        barrier_arrive_expecting(barrier, Tile::depth * bytes);
+        if (elect_one()) {
+          std::uint32_t const barrier = full(ring.stage);
+          barrier_arrive_expecting(barrier, Tile::depth * bytes);
 #pragma unroll
-        for (int sub = 0; sub < Tile::depth; ++sub) {
-          int const k = (kt * Tile::depth + sub) * Tile::row_k;
-          bool const edge = k == 0 || k + Tile::row_k >= product.k;
-          CUtensorMap const* const map = edge ? edge_map : inner_map;
-          std::uint32_t const to =
-              stage(ring.stage) + (sub * Tile::features + rank * share) * row_bytes;
-          if (product.halves == Halves::none) {
-            tensor_copy_3d<Tile::pair>(to, map, barrier, k, first, task.group);
-          } else {
-            tensor_copy_5d<Tile::pair>(to, map, barrier, k, 0, 0, first / 16, task.group);
+          for (int sub = 0; sub < Tile::depth; ++sub) {
+            int const k = (kt * Tile::depth + sub) * Tile::row_k;
+            bool const edge = k == 0 || k + Tile::row_k >= product.k;
+            tensor_copy_5d<Tile::pair>(
+                stage(ring.stage) + (sub * Tile::features + rank * share) * row_bytes,
+                edge ? edge_map : inner_map, barrier, k, 0, c2, c3, c4);
           }
         }
         ring.next();
       }
-      if (handed >= tiles) next = hand_out_next();
-      task = next;
     }
   }
 
@@ -182,7 +194,7 @@ struct Block {
 
   // What blocks derived from this one replace, see fp8_kernel.hpp, packed_kernel.hpp.
   static constexpr int row_lanes = 8;                    // bring 128 bytes of a row
-  static constexpr int weight_threads = 1;               // of load_weights()
+  static constexpr int weight_threads = 32;              // of load_weights()
   static constexpr int token_arrivals = loader_threads;  // at a stage, of all but thread 0
   static constexpr bool finishes_together = false;       // the groups of a gated tile
   __device__ int beside_rows(Task const&, int const*) const {
@@ -280,6 +292,11 @@ struct Block {
       int const look_ahead = handed_at(tiles) < tiles
                                  ? min(max(tiles - Stages, 0) + Self::Arrivals::behind, tiles)
                                  : tiles;
+      // Where a tile has few rows, those past the end are not brought, and a thread's first ones
+      // are known for all of the tile.
+      constexpr bool exact = Tokens <= 64;
+      int const count = exact ? task.count - first : task.count;
+      Two const ends = own[0];
       for (int kt = 0; kt < tiles; ++kt) {
         if (kt == look_ahead) {
           next = next_task(place);
@@ -293,15 +310,16 @@ struct Block {
           std::uint32_t const at[2] = {base + to[0], base + to[1]};
           std::uint32_t const offset = (kt * Tile::depth + sub) * row_bytes + piece * 16;
           auto const bring = [&](auto const& copy) {
-            Two ahead = own[0];
+            Two ahead = steps > 2 ? own[0] : ends;
 #pragma unroll
             for (int m = 0; m < steps; m += 2) {
-              if (m * step >= task.count) break;
+              if (m * step >= count) break;
               Two const two = ahead;
               if (m + 2 < steps) ahead = own[(m / 2 + 1) * step];
 #pragma unroll
               for (int odd = 0; odd < 2; ++odd) {
                 if (first + (m + odd) * step >= Tokens) continue;
+                if (exact && odd == 1 && (m + odd) * step >= count) continue;
 #pragma unroll
                 for (int p = 0; p < 8; p += lanes) {
                   copy((at[odd] ^ (p << 4)) + m * step * row_bytes, two.row[odd] + offset + 16 * p,
@@ -346,21 +364,24 @@ struct Block {
                                            bool signals) {
     int previous = -1;
     for (int kt = 0; kt < tiles; ++kt) {
+      // The same for all lanes, and seen to be: the matrices after these are found beside the
+      // others.
+      std::uint32_t const at = base + same_in_warp(ring.stage * Tile::stage_bytes);
+      std::uint32_t const own = same_in_warp(group * Tile::parts * Tile::part_bytes);
+      auto const left = matrix_descriptor<Tile::parts>(at + own);
+      auto const right = matrix_descriptor(at + Tile::weight_bytes);
       barrier_wait(full(ring.stage), ring.phase);
       proxy_fence();  // the rows came by ordinary copies
-      std::uint32_t const at = stage(ring.stage);
       wgmma_begin();
 #pragma unroll
       for (int step = 0; step < Tile::depth * tile_k / 16; ++step) {
         int const sub = step / (tile_k / 16), inner = step % (tile_k / 16);
-        auto const left = matrix_descriptor<Tile::parts>(at + sub * Tile::features * row_bytes +
-                                                         group * Tile::parts * Tile::part_bytes) +
-                          2 * inner;
-        auto const right =
-            matrix_descriptor(at + Tile::weight_bytes + sub * Tokens * row_bytes) + 2 * inner;
 #pragma unroll
         for (int part = 0; part < Tile::parts; ++part) {
-          wgmma<Type, N>(acc[part], left + part * (8 * row_bytes >> 4), right, (kt | step) != 0);
+          wgmma<Type, N>(
+              acc[part],
+              further(left, sub * Tile::features * row_bytes + part * 8 * row_bytes + 32 * inner),
+              further(right, sub * Tokens * row_bytes + 32 * inner), (kt | step) != 0);
         }
       }
       wgmma_commit();
@@ -478,7 +499,8 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
 
     // Parts whose features are finished together.
     constexpr int together = Tile::by_eights ? Tile::parts : 1;
-    int const own_end = first_feature + Tile::parts * Tile::part_features;
+    int const own_end = first_feature + min(launch.widths[task.product] - own_first,
+                                            Tile::parts * Tile::part_features);
     auto const first_of = [&](int part) {
       return first_feature + part * Tile::part_features + 16 * together * warp;
     };

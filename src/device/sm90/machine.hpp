@@ -74,9 +74,11 @@ inline CUtensorMap encode(Product const& product, Operand operand, int groups,
         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   };
   if (product.halves == Halves::none) {
-    u64 const sizes[] = {k, rows, matrices}, pitches[] = {row, row * rows};
-    cuuint32_t const box[] = {row_k, copy_features, 1};
-    status = tiled(3, sizes, pitches, box);
+    // As many dimensions as below: one instruction brings either.
+    u64 const sizes[] = {k, 8, rows / 8, matrices, 1};
+    u64 const pitches[] = {row, 8 * row, row * rows, row * rows};
+    cuuint32_t const box[] = {row_k, 8, copy_features / 8, 1, 1};
+    status = tiled(5, sizes, pitches, box);
   } else {
     // Eight rows of one half, the same eight of the other, and so on: a thread then holds both
     // sums of an output.

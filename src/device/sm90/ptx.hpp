@@ -161,6 +161,18 @@ __device__ __forceinline__ void tensor_copy_5d(std::uint32_t to, CUtensorMap con
       : "memory");
 }
 
+/// What lane 0 has, in all lanes.
+__device__ __forceinline__ int same_in_warp(int value) {
+  return __shfl_sync(~0U, value, 0);
+}
+/// True in one of the lanes of a whole warp.
+__device__ __forceinline__ bool elect_one() {
+  std::uint32_t elected;
+  asm volatile("{\n\t.reg .pred p;\n\telect.sync _|p, 0xffffffff;\n\tselp.u32 %0, 1, 0, p;\n\t}"
+               : "=r"(elected));
+  return elected != 0;
+}
+
 /// Orders ordinary accesses to shared memory with those of the tensor cores and the copy engine.
 __device__ __forceinline__ void proxy_fence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

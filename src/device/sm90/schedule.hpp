@@ -120,7 +120,7 @@ struct Schedule {
   std::uint16_t const* short_slots;  // or here; neither: row r is slot r
   std::int16_t const* short_rows;    // of each slot, or -1; with short_slots
   int groups, num_tiles, band, lag;
-  int step;                  // tiles of a group have multiples of it, but for the last
+  int step;  // tiles of a group have multiples of it, a power of 2, but for the last
   int features0, features1;  // tiles; features1 = 0: one product
 
   __device__ bool has_slots() const { return slots != nullptr || short_slots != nullptr; }
@@ -134,16 +134,16 @@ struct Schedule {
     if (i >= num_items()) return {-1};
     // Bands of tiles of tokens. The second product of band b follows the first one of band b + lag:
     // by then its input is there, and still in the second-level cache where lag is small.
-    int const bands = (num_tiles + band - 1) / band;
     int const size0 = band * features0, size1 = band * features1;
     int const ahead = min(lag * band, num_tiles) * features0;
     int product = 0, b = 0;
     if (i < ahead || features1 == 0) {
-      b = i / size0;
+      b = quotient(i, size0);
       i -= b * size0;
     } else {
+      int const bands = quotient(num_tiles + band - 1, band);
       i -= ahead;
-      b = min(i / (size0 + size1), max(bands - lag - 1, 0));
+      b = min(quotient(i, size0 + size1), max(bands - lag - 1, 0));
       i -= b * (size0 + size1);
       int const next0 = max(min(band, num_tiles - (b + lag) * band), 0) * features0;
       if (i < next0) {
@@ -151,14 +151,15 @@ struct Schedule {
       } else {
         i -= next0;
         product = 1;
-        b += i / size1;
-        i -= i / size1 * size1;
+        int const more = quotient(i, size1);
+        b += more;
+        i -= more * size1;
       }
     }
     // Within a band all tiles of tokens for one tile of features, then the next: blocks that run
     // at the same time share weights where an expert has several tiles.
     int const tiles = min(band, num_tiles - b * band);
-    int const feature = i / tiles, tile = b * band + i - feature * tiles;
+    int const feature = quotient(i, tiles), tile = b * band + i - feature * tiles;
 
     int low = 0, high = groups;  // first_tile[low] <= tile < first_tile[high]
     while (high - low > 1) {
@@ -167,9 +168,15 @@ struct Schedule {
     }
     int const begin = first_row[low], rows = first_row[low + 1] - begin;
     int const parts = first_tile[low + 1] - first_tile[low];
-    int const size = ((rows + parts - 1) / parts + step - 1) / step * step;
+    int const size = ((parts > 1 ? quotient(rows + parts - 1, parts) : rows) + step - 1) & -step;
     int const row = (tile - first_tile[low]) * size;
     return {product, low, begin + row, min(size, rows - row), tile, feature};
+  }
+
+ private:
+  /// Of numbers that are not negative.
+  __device__ static int quotient(int n, int d) {
+    return static_cast<int>(static_cast<unsigned>(n) / static_cast<unsigned>(d));
   }
 };
 

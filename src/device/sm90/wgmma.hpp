@@ -24,6 +24,11 @@ __device__ __forceinline__ std::uint64_t matrix_descriptor(std::uint32_t address
   constexpr std::uint64_t eight_rows = std::uint64_t{Step * 1024 >> 4} << 32;
   return swizzle_128 | eight_rows | std::uint64_t{1} << 16 | (address & 0x3ffffU) >> 4;
 }
+/// Of the matrix that begins `bytes` later: addresses have 18 bits, so that no carry leaves them.
+__device__ __forceinline__ std::uint64_t further(std::uint64_t descriptor, int bytes) {
+  auto const low = static_cast<std::uint32_t>(descriptor) + (bytes >> 4);
+  return descriptor >> 32 << 32 | low;
+}
 
 __device__ __forceinline__ void wgmma_begin() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
