@@ -33,7 +33,8 @@ Choice choose(Work const& work) {
     return Choice::fused;
   }
   auto const active = std::min(rows, groups);
-  if (work.tokens <= 8 && 2 * active * ceil_div(features, 128) < 3 * blocks) {
+  bool const few_tiles = 4 * active * ceil_div(features, 128) < 3 * blocks;
+  if (work.tokens == 1 || (work.tokens <= 8 && few_tiles)) {
     return active * ceil_div(features, 64) < blocks ? Choice::one_row : Choice::one_token;
   }
   if (rows <= 16 * groups) return Choice::stream;
