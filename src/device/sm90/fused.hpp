@@ -16,6 +16,7 @@
 #include "device/sm90/activation.hpp"
 #include "device/sm90/grouping.hpp"
 #include "device/sm90/ptx.hpp"
+#include "device/sm90/results.hpp"
 #include "device/sm90/schedule.hpp"
 #include "device/sm90/wgmma.hpp"
 

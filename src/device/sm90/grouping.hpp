@@ -5,7 +5,7 @@
 /// \file
 /// What each block does by itself before the products: it groups few slots by their ids, a stable
 /// counting sort in shared memory (all blocks come to the same result), and cuts the groups into
-/// tiles. And rows of the result that no expert makes.
+/// tiles.
 
 #include "device/sm90/ptx.hpp"
 #include "device/sm90/schedule.hpp"
@@ -205,22 +205,6 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
           Tokens < 16 ? Tokens : 16,
           features0,
           features1};
-}
-
-/// Zeros for the tokens that have no expert, where the experts write to y. Called by the
-/// multiplying threads: `thread` of `threads`.
-__device__ inline void clear_missing(Launch const& launch, Schedule const& schedule, int thread,
-                                     int threads) {
-  Sides const& what = launch.sides;
-  if (what.direct == nullptr) return;
-  int const pieces = launch.products[1].features / 8;
-  for (int slot = blockIdx.x * threads + thread; slot < what.num_slots;
-       slot += gridDim.x * threads) {
-    int const row = what.ids != nullptr ? schedule.short_rows[slot] : what.row_of_slot[slot];
-    if (row >= 0) continue;
-    auto* const y = static_cast<uint4*>(what.direct) + std::int64_t{slot} * pieces;
-    for (int p = 0; p < pieces; ++p) y[p] = {0, 0, 0, 0};
-  }
 }
 
 }  // namespace kmoe::device::sm90

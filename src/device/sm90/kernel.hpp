@@ -16,6 +16,7 @@
 #include "device/sm90/activation.hpp"
 #include "device/sm90/grouping.hpp"
 #include "device/sm90/ptx.hpp"
+#include "device/sm90/results.hpp"
 #include "device/sm90/schedule.hpp"
 #include "device/sm90/store.hpp"
 #include "device/sm90/wgmma.hpp"
@@ -427,8 +428,6 @@ struct Block {
 
   template <Operand Type, class Self>
   __device__ void consume(Self& self, int group);
-  template <Operand Type>
-  __device__ void add_rows(int barrier, int thread) const;
 };
 
 template <class Tile>
@@ -569,46 +568,14 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     }
     tell();
   }
-  if (launch.sides.sums != nullptr) add_rows<Type>(barrier, group * group_threads + thread);
-}
-
-/// This block's share of the sums of tokens, once all rows are there: they are with blocks that
-/// run.
-template <class Tile>
-template <Operand Type>
-__device__ void Block<Tile>::add_rows(int barrier, int thread) const {
-  if (thread % group_threads == 0) {
-    std::uint32_t const expected =
-        schedule.num_tiles * schedule.features1 * Tile::groups * Tile::pair;
-    while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
-  }
-  named_barrier(barrier, group_threads);
-  constexpr int threads = Tile::groups * group_threads, batch = 8;  // rows in flight
-  int const pieces = launch.products[1].features / 8, k = launch.slots_per_row;
-  int const count = launch.sides.num_slots / k * pieces;
-  auto const* const rows = static_cast<uint4 const*>(launch.products[1].out);
-  for (int i = blockIdx.x * threads + thread; i < count; i += gridDim.x * threads) {
-    int const token = i / pieces, piece = i - token * pieces;
-    float sum[8] = {};
-    for (int first = 0; first < k; first += batch) {
-      int at[batch];
-      uint4 part[batch];
-#pragma unroll
-      for (int n = 0; n < batch; ++n) {
-        at[n] = first + n < k ? schedule.short_rows[token * k + first + n] : -1;
-      }
-#pragma unroll
-      for (int n = 0; n < batch; ++n) {
-        if (at[n] >= 0) part[n] = __ldcg(rows + std::int64_t{at[n]} * pieces + piece);
-      }
-#pragma unroll
-      for (int n = 0; n < batch; ++n) {
-        if (at[n] >= 0) add_unpacked<Type>(sum, part[n]);
-      }
+  if (launch.sides.sums != nullptr) {
+    if (thread == 0) {  // until all rows are there: they are with blocks that run
+      std::uint32_t const expected =
+          schedule.num_tiles * schedule.features1 * Tile::groups * Tile::pair;
+      while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
     }
-    static_cast<uint4*>(launch.sides.sums)[i] = {
-        pack<Type>(sum[0], sum[1]), pack<Type>(sum[2], sum[3]), pack<Type>(sum[4], sum[5]),
-        pack<Type>(sum[6], sum[7])};
+    named_barrier(barrier, group_threads);
+    add_rows<Type>(launch, schedule, group * group_threads + thread, Tile::groups * group_threads);
   }
 }
 
