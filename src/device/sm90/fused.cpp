@@ -4,13 +4,17 @@
 #include "device/sm90/fused.hpp"
 
 #include "device/sm90/launch.hpp"
+#include "device/sm90/machine.hpp"
 
 namespace kmoe::device::sm90 {
 namespace {
 
 template <int Width>
-void launch_width(Operand operand, cudaStream_t stream, Launch const& what, int blocks) {
+void launch_width(Operand operand, cudaStream_t stream, Launch& what, int blocks) {
   using Tile = FusedTile<Width>;
+  what.widths[0] = 2 * chunk;
+  what.widths[1] = Width;
+  encode_maps(what, operand);
   if (operand == Operand::bf16) {
     launch_kernel<fused_kernel<Operand::bf16, Tile>, Tile>(stream, what, blocks);
   } else {
@@ -28,7 +32,7 @@ bool fused_takes(Work const& what) {
          (up.gather || what.slots == nullptr);
 }
 
-void launch_fused(Operand operand, cudaStream_t stream, Launch const& what, int blocks) {
+void launch_fused(Operand operand, cudaStream_t stream, Launch& what, int blocks) {
   int const width = what.products[0].k;
   if (width <= 64) return launch_width<64>(operand, stream, what, blocks);
   if (width <= 128) return launch_width<128>(operand, stream, what, blocks);

@@ -22,8 +22,7 @@
 
 namespace kmoe::device::sm90 {
 
-inline constexpr int chunk = 64;                   // columns of the intermediate
-inline constexpr int copy_bytes = 64 * row_bytes;  // of one bulk copy of weights
+inline constexpr int chunk = 64;  // columns of the intermediate
 
 /// `Width`: H rounded up to a multiple of 64, up to 256.
 template <int Width>
@@ -67,32 +66,31 @@ struct FusedBlock {
   __device__ std::uint32_t x_empty() const { return x_full() + 8; }
   __device__ int chunks() const { return (launch.products[1].k + chunk - 1) / chunk; }
 
-  /// Thread 0.
+  /// Warp 0, see Block::load_weights.
   __device__ void load_weights() {
     Ring<Tile::units> ring;
-    auto const next_unit = [&](int bytes) {
-      barrier_wait(empty(ring.stage), ring.phase ^ 1);
-      barrier_arrive_expecting(full(ring.stage), bytes);
-      return unit(ring.stage);
-    };
     for (int i = blockIdx.x; i < schedule.num_tiles; i += gridDim.x) {
-      int const group = schedule.task(i).group;
+      int const group = same_in_warp(schedule.task(i).group);
       for (int c = 0; c < chunks(); ++c) {
+#pragma unroll
         for (int u = 0; u < Tile::up_units; ++u) {
-          int const blocks = Tile::blocks_of(u);
-          std::uint32_t const to = next_unit(blocks * Tile::block_bytes);
-          for (int b = 0; b < blocks; ++b) {
-            for (int half = 0; half < 2; ++half) {
-              tensor_copy_5d(to + (2 * b + half) * copy_bytes, &launch.maps[0], full(ring.stage),
-                             (u * Tile::unit_blocks + b) * 64, 0, 0, c * 8 + half * 4, group);
+          barrier_wait(empty(ring.stage), ring.phase ^ 1);
+          if (elect_one()) {
+            barrier_arrive_expecting(full(ring.stage), Tile::blocks_of(u) * Tile::block_bytes);
+#pragma unroll
+            for (int b = 0; b < Tile::blocks_of(u); ++b) {
+              tensor_copy_5d(unit(ring.stage) + b * Tile::block_bytes, &launch.maps[0],
+                             full(ring.stage), (u * Tile::unit_blocks + b) * 64, 0, 0, c * 8,
+                             group);
             }
           }
           ring.next();
         }
-        std::uint32_t const to = next_unit(Width * row_bytes);
-        for (int b = 0; b < Tile::blocks; ++b) {
-          tensor_copy_5d(to + b * copy_bytes, &launch.maps[1], full(ring.stage), c * chunk, 0,
-                         b * 8, group, 0);
+        barrier_wait(empty(ring.stage), ring.phase ^ 1);
+        if (elect_one()) {
+          barrier_arrive_expecting(full(ring.stage), Width * row_bytes);
+          tensor_copy_5d(unit(ring.stage), &launch.maps[1], full(ring.stage), c * chunk, 0, 0,
+                         group, 0);
         }
         ring.next();
       }
@@ -215,19 +213,24 @@ __device__ void FusedBlock<Tile>::consume(int group) {
     with_activation(up, [&](auto const& act) {
       float sums[chunk];
       std::uint32_t h[chunk / 16][4];
+      auto const rows = matrix_descriptor(base + same_in_warp(group * 64 * row_bytes));
+      auto const weights_of_stage = [&] {
+        return matrix_descriptor(base + Tile::x_bytes +
+                                 same_in_warp(ring.stage * Tile::unit_bytes));
+      };
       auto const gate_up = [&] {
 #pragma unroll
         for (int u = 0; u < Tile::up_units; ++u) {
+          auto const right = weights_of_stage();
           barrier_wait(full(ring.stage), ring.phase);
 #pragma unroll
           for (int b = 0; b < Tile::blocks_of(u); ++b) {
             int const block = u * Tile::unit_blocks + b;
-            auto const left =
-                matrix_descriptor(base + block * Tile::block_bytes + group * copy_bytes);
-            auto const right = matrix_descriptor(unit(ring.stage) + b * Tile::block_bytes);
 #pragma unroll
             for (int step = 0; step < 4; ++step) {
-              wgmma<Type, 2 * chunk>(sums, left + 2 * step, right + 2 * step, (block | step) != 0);
+              wgmma<Type, 2 * chunk>(sums, further(rows, block * Tile::block_bytes + 32 * step),
+                                     further(right, b * Tile::block_bytes + 32 * step),
+                                     (block | step) != 0);
             }
           }
           wgmma_commit();
@@ -250,11 +253,11 @@ __device__ void FusedBlock<Tile>::consume(int group) {
         settle(made);
       };
       auto const down = [&](int c) {
+        auto const right = weights_of_stage();
         barrier_wait(full(ring.stage), ring.phase);
-        auto const right = matrix_descriptor(unit(ring.stage));
 #pragma unroll
         for (int s = 0; s < chunk / 16; ++s) {
-          wgmma<Type, Width>(out, h[s], right + 2 * s, (c | s) != 0);
+          wgmma<Type, Width>(out, h[s], further(right, 32 * s), (c | s) != 0);
         }
         wgmma_commit();
         ring.next();
@@ -362,7 +365,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
       cut_groups<Tile::tokens>(launch, block.memory + Tile::tables, block.memory, 1, 0);
   if (threadIdx.x < group_threads) {
     registers_give<24>();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x < 32) {
       block.load_weights();
     } else if (threadIdx.x >= 32) {
       block.load_tokens();

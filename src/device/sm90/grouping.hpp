@@ -24,6 +24,13 @@ __device__ __forceinline__ void over_block(int count, Body const& body) {
   }
 }
 
+/// Adds to what the caller counts; waits for no memory.
+__device__ inline void count_rows(Sides const& what, int group, int rows) {
+  if (what.rows_per_group == nullptr || rows == 0) return;
+  atomicAdd(reinterpret_cast<unsigned long long*>(what.rows_per_group + group),
+            static_cast<unsigned long long>(rows));
+}
+
 /// What a block knows of its slots while it groups them: a warp has those from `first` on.
 struct OwnSlots {
   static constexpr int most = max_grouped / 256 + 1;  // of a thread, with 8 warps or more
@@ -31,11 +38,11 @@ struct OwnSlots {
   int group[most], rank[most];  // group < 0: none
 };
 
-/// Counts the slots of each group: sizes[g], and counts[w][g] of the warps before w. All threads of
-/// a block; `counts` in shared memory.
-__device__ inline void count_slots(Sides const& what, int groups, std::uint16_t* counts, int* sizes,
+/// Counts the slots of each group in each warp. All threads of a block; `counts` [warps][groups] in
+/// shared memory.
+__device__ inline void count_slots(Sides const& what, int groups, std::uint16_t* counts,
                                    OwnSlots& own) {
-  int const warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   own.rounds = (what.num_slots + blockDim.x - 1) / blockDim.x;
   own.first = warp * own.rounds * 32 + lane;
 #pragma unroll
@@ -59,16 +66,57 @@ __device__ inline void count_slots(Sides const& what, int groups, std::uint16_t*
     __syncwarp();
     own.rank[i] = counted + before;
   }
-  __syncthreads();
-  over_block(groups, [&](int g) {
-    int sum = 0;
-    for (int w = 0; w < warps; ++w) {
-      int const counted = counts[w * groups + g];
-      counts[w * groups + g] = static_cast<std::uint16_t>(sum);
-      sum += counted;
+}
+
+/// Of group g: its slots; what lies in `counts` are then those of the warps before.
+__device__ inline int sum_counts(std::uint16_t* counts, int groups, int g) {
+  constexpr int batch = 4;  // of warps, of which there are 8 or 12
+  int sum = 0;
+  for (int w = 0; w < static_cast<int>(blockDim.x) / 32; w += batch) {
+    int counted[batch];
+#pragma unroll
+    for (int n = 0; n < batch; ++n) counted[n] = counts[(w + n) * groups + g];
+#pragma unroll
+    for (int n = 0; n < batch; ++n) {
+      counts[(w + n) * groups + g] = static_cast<std::uint16_t>(sum);
+      sum += counted[n];
     }
-    sizes[g] = sum;
-  });
+  }
+  return sum;
+}
+
+/// The first tile of up to Tokens rows, and the first row, of each group of rows_of(g), rows from
+/// begin_row on: a thread has a group. All threads of a block; `totals` of each warp in shared
+/// memory.
+template <int Tokens, class Rows>
+__device__ inline void scan_groups(int groups, int begin_row, int* first_tile, int* first_row,
+                                   int2* totals, Rows const& rows_of) {
+  int const warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int2 before = {0, begin_row};  // tiles, rows
+  for (int begin = 0; begin <= groups; begin += static_cast<int>(blockDim.x)) {
+    int const g = begin + static_cast<int>(threadIdx.x);
+    int const rows = g < groups ? rows_of(g) : 0, tiles = (rows + Tokens - 1) / Tokens;
+    int2 sum = {tiles, rows};
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+      int const t = __shfl_up_sync(~0U, sum.x, d), r = __shfl_up_sync(~0U, sum.y, d);
+      if (lane >= d) sum.x += t, sum.y += r;
+    }
+    if (lane == 31) totals[warp] = sum;
+    __syncthreads();
+    int2 own = before;
+    for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) {
+      int2 const total = totals[w];
+      if (w < warp) own.x += total.x, own.y += total.y;
+      before.x += total.x;
+      before.y += total.y;
+    }
+    if (g <= groups) {
+      first_tile[g] = own.x + sum.x - tiles;
+      first_row[g] = own.y + sum.y - rows;
+    }
+    __syncthreads();
+  }
 }
 
 /// Gives the slots their rows, once first_row is known; the first block tells the others' kernels.
@@ -90,9 +138,7 @@ __device__ inline void place_slots(Sides const& what, int groups, std::uint16_t 
   if (!tells) return;
   over_block(groups + 1, [&](int g) {
     what.offsets[g] = first_row[g];
-    if (g < groups && what.rows_per_group != nullptr) {
-      what.rows_per_group[g] += first_row[g + 1] - first_row[g];
-    }
+    if (g < groups) count_rows(what, g, first_row[g + 1] - first_row[g]);
   });
 }
 
@@ -121,7 +167,7 @@ __device__ inline void group_few(Sides const& what, int groups, int* first_tile,
     first_row[g] = row;
     if (!tells) continue;
     what.offsets[g] = row;
-    if (g < groups && what.rows_per_group != nullptr) what.rows_per_group[g] += size;
+    if (g < groups) count_rows(what, g, size);
   }
   if (threadIdx.x < 32) {
     int row = __popc(same & lower);
@@ -142,7 +188,7 @@ __device__ inline void group_few(Sides const& what, int groups, int* first_tile,
 
 /// Cuts the groups into tiles of up to Tokens rows, and groups the slots before, if that is to be
 /// done here. All threads of a block; shared memory: `tables` of bytes_of_tables(), `scratch` of
-/// two bytes for each group and warp.
+/// two bytes for each group and warp and eight more for each warp.
 template <int Tokens>
 __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* scratch,
                                       int features0, int features1) {
@@ -150,48 +196,28 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
   int* const first_row = first_tile + launch.groups + 1;
   auto* const short_slots = reinterpret_cast<std::uint16_t*>(first_row + launch.groups + 1);
   auto* const short_rows = reinterpret_cast<std::int16_t*>(short_slots + max_grouped);
-  auto* const counts = reinterpret_cast<std::uint16_t*>(scratch);
   bool const grouping = launch.sides.ids != nullptr;
   if (grouping && launch.sides.num_slots <= (Tokens < 32 ? Tokens : 32)) {
     group_few(launch.sides, launch.groups, first_tile, first_row, short_slots, short_rows);
   } else {
-    OwnSlots own;
+    auto* const totals = reinterpret_cast<int2*>(scratch);
     if (grouping) {
-      count_slots(launch.sides, launch.groups, counts, first_row, own);
-    } else {
-      over_block(launch.groups + 1, [&](int g) {
-        first_row[g] = static_cast<int>(min(launch.offsets[g], launch.max_rows));
-      });
-    }
-    __syncthreads();
-    if (threadIdx.x < 32) {
-      int const lane = threadIdx.x;
-      int tiles_before = 0, rows_before = 0;
-      for (int begin = 0; begin < launch.groups; begin += 32) {
-        int const g = begin + lane;
-        bool const there = g < launch.groups;
-        int const rows = !there ? 0 : grouping ? first_row[g] : first_row[g + 1] - first_row[g];
-        int const tiles = (rows + Tokens - 1) / Tokens;
-        int tile_sum = tiles, row_sum = rows;
-#pragma unroll
-        for (int d = 1; d < 32; d *= 2) {
-          int const t = __shfl_up_sync(~0U, tile_sum, d), r = __shfl_up_sync(~0U, row_sum, d);
-          if (lane >= d) tile_sum += t, row_sum += r;
-        }
-        if (there) first_tile[g] = tiles_before + tile_sum - tiles;
-        if (there && grouping) first_row[g] = rows_before + row_sum - rows;
-        tiles_before += __shfl_sync(~0U, tile_sum, 31);
-        rows_before += __shfl_sync(~0U, row_sum, 31);
-      }
-      if (lane == 0) first_tile[launch.groups] = tiles_before;
-      if (lane == 0 && grouping) first_row[launch.groups] = rows_before;
-    }
-    __syncthreads();
-    if (grouping) {
-      place_slots(launch.sides, launch.groups, counts, first_row, own, short_slots, short_rows);
-      proxy_fence();  // bulk copies will overwrite the scratch
+      auto* const counts = reinterpret_cast<std::uint16_t*>(totals + blockDim.x / 32);
+      OwnSlots own;
+      count_slots(launch.sides, launch.groups, counts, own);
       __syncthreads();
+      scan_groups<Tokens>(launch.groups, 0, first_tile, first_row, totals,
+                          [&](int g) { return sum_counts(counts, launch.groups, g); });
+      place_slots(launch.sides, launch.groups, counts, first_row, own, short_slots, short_rows);
+    } else {
+      auto const begin = [&](int g) {
+        return static_cast<int>(min(launch.offsets[g], launch.max_rows));
+      };
+      scan_groups<Tokens>(launch.groups, begin(0), first_tile, first_row, totals,
+                          [&](int g) { return begin(g + 1) - begin(g); });
     }
+    proxy_fence();  // bulk copies will overwrite the scratch
+    __syncthreads();
   }
   return {first_tile,
           first_row,

@@ -65,6 +65,6 @@ void launch_before(cudaStream_t stream, int most, std::int64_t threads,
 /// The kernel that keeps the intermediate on the chip (fused.hpp): whether it can, and its launch.
 /// One block works on 128 rows: it pays where there are enough of them for most multiprocessors.
 bool fused_takes(Work const& what);
-void launch_fused(Operand operand, cudaStream_t stream, Launch const& what, int blocks);
+void launch_fused(Operand operand, cudaStream_t stream, Launch& what, int blocks);
 
 }  // namespace kmoe::device::sm90

@@ -99,17 +99,19 @@ inline CUtensorMap encode(Product const& product, Operand operand, int groups,
 }
 
 /// One bulk copy brings all features of a tile, or the end of them and zeros; those of a pair of
-/// blocks a half each.
-inline void encode_maps(Launch& what, Operand operand, int pair = 1) {
+/// blocks a half each. `depth`: copies of adjacent k that are asked for together.
+inline void encode_maps(Launch& what, Operand operand, int pair = 1, int depth = 1) {
   for (int p = 0; p < what.count; ++p) {
     auto const& product = what.products[p];
     auto const box = static_cast<cuuint32_t>(what.widths[p] / pair);
-    what.maps[p] = encode(product, operand, what.groups, box, true);
+    bool const alone = depth == 1;  // else the other half is asked for, too
+    what.maps[p] = encode(product, operand, what.groups, box, alone);
     // Where rows do not begin at multiples of 256 bytes, the other half is of another row, and
     // would leave the cache before it is used: memory of Kokkos begins 128 bytes past one.
     bool const whole = reinterpret_cast<std::uintptr_t>(product.b) % 256 == 0 &&
                        product.k % (operand == Operand::e4m3 ? 256 : 128) == 0;
-    what.edge_maps[p] = whole ? what.maps[p] : encode(product, operand, what.groups, box, false);
+    what.edge_maps[p] =
+        whole || !alone ? what.maps[p] : encode(product, operand, what.groups, box, false);
   }
 }
 
