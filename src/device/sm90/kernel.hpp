@@ -426,6 +426,19 @@ struct Block {
     multiply_some<Type>(acc, ring, group, k_tiles(task.product), signals, task.count);
   }
 
+  /// This block's share of the sums of tokens, once all rows are there: they are with blocks that
+  /// run.
+  template <Operand Type>
+  __device__ void add_rows(int barrier, int thread) const {
+    if (thread % group_threads == 0) {
+      std::uint32_t const expected =
+          schedule.num_tiles * schedule.features1 * Tile::groups * Tile::pair;
+      while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
+    }
+    named_barrier(barrier, group_threads);
+    sm90::add_rows<Type>(launch, schedule, thread, Tile::groups * group_threads);
+  }
+
   template <Operand Type, class Self>
   __device__ void consume(Self& self, int group);
 };
@@ -568,15 +581,7 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     }
     tell();
   }
-  if (launch.sides.sums != nullptr) {
-    if (thread == 0) {  // until all rows are there: they are with blocks that run
-      std::uint32_t const expected =
-          schedule.num_tiles * schedule.features1 * Tile::groups * Tile::pair;
-      while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
-    }
-    named_barrier(barrier, group_threads);
-    add_rows<Type>(launch, schedule, group * group_threads + thread, Tile::groups * group_threads);
-  }
+  if (launch.sides.sums != nullptr) add_rows<Type>(barrier, group * group_threads + thread);
 }
 
 }  // namespace kmoe::device::sm90
