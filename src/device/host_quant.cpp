@@ -9,8 +9,9 @@ namespace kmoe::device {
 
 QuantKernel const& quant_kernel(Isa isa) {
 #if defined(KMOE_DEVICE_X86)
-  if (isa >= Isa::avx512_bf16) return avx512_bf16_quant_kernel;
-  if (isa >= Isa::avx512) return avx512_quant_kernel;
+  if (isa == Isa::amx) return amx_quant_kernel;
+  if (isa == Isa::avx512_bf16) return avx512_bf16_quant_kernel;
+  if (isa == Isa::avx512) return avx512_quant_kernel;
   if (isa == Isa::avx2) return avx2_quant_kernel;
 #else
   static_cast<void>(isa);

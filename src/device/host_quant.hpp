@@ -8,6 +8,7 @@
 ///
 /// Weights are read as they lie in a checkpoint, row by row. A row is decoded into a buffer of the
 /// first-level cache and multiplied with all rows of A; lanes run along K and are added at the end.
+/// One row of A, and MXFP4 in floats always, does without the buffer.
 ///
 /// Bits: c[m, n] is a chain over ascending units of K per lane. Where blocks of a row have scales,
 /// the unit's partial sum begins at zero and is multiplied by its scale (times the activation's)
@@ -31,7 +32,7 @@ enum class QuantOperand : std::uint8_t {
   s8,    ///< integers
 };
 
-inline constexpr int quant_unit = 64;    ///< rows of A and decoded rows are padded to so many k
+inline constexpr int quant_unit = 128;   ///< rows of A and decoded rows are padded to so many k
 inline constexpr int quant_scaled = 32;  ///< elements that share a scale, at least
 inline constexpr int quant_columns = 4;  ///< rows of weights decoded at a time
 inline constexpr int quant_group = 128;  ///< elements that share an activation scale
@@ -88,7 +89,8 @@ constexpr std::int64_t quant_row_bytes(std::int64_t k) {
 struct QuantKernel {
   Isa isa;
   std::int32_t panel_columns;
-  QuantOperand real;  ///< the operand for bfloat16 and for quantized activations, but int8
+  QuantOperand real;   ///< the operand for bfloat16 and for quantized activations, but int8
+  QuantOperand mxfp4;  ///< the same for weights of e2m1 with e8m0
   void (*pack[3])(QuantPack const&);             ///< by operand; null: not supported
   void (*multiply[3][4])(QuantMultiply const&);  ///< by operand and HostElement of out
   void (*integer_dot)(QuantIntegers const&);
@@ -102,6 +104,7 @@ extern QuantKernel const portable_quant_kernel;
 extern QuantKernel const avx2_quant_kernel;
 extern QuantKernel const avx512_quant_kernel;
 extern QuantKernel const avx512_bf16_quant_kernel;
+extern QuantKernel const amx_quant_kernel;  ///< no tiles: it differs in the operands
 void vnni_dot(QuantIntegers const&);
 
 }  // namespace kmoe::device

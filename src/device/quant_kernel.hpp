@@ -101,17 +101,41 @@ struct QuantBfloats {
   static V scale(float const* s) { return S::halves(s); }
 };
 
+/// Floats of codes of 4 bits, in vectors of 16: a lane has the eight codes of one 32-bit word of
+/// 128, one after the other.
+template <class S>
+struct QuantWords {
+  using Packed = float;
+  using V = typename S::Floats;
+  static constexpr int unit = 128;
+  static constexpr int place(int k, bool) { return k % 8 * 16 + k / 8; }
+  static float pack(float x) { return x; }
+  static V dot(float const* a, float const* b, V c) {
+#pragma GCC unroll 8
+    for (int i = 0; i < unit; i += 16) c = S::fma(load<V>(a + i), load<V>(b + i), c);
+    return c;
+  }
+  static V scale(float const* s) {
+    return S::quarters(s);
+  }
+};
+
 template <class O>
 void quant_pack(QuantPack const& p) {
   auto* const out = static_cast<typename O::Packed*>(p.out);
-  std::int64_t const padded = round_up(p.k, quant_unit);
-  for (std::int64_t first = 0; first < padded; first += quant_unit) {
-    for (int i = 0; i < quant_unit; ++i) {
-      int const inner = i % O::unit;
-      out[first + i - inner + O::place(inner, p.pairs)] =
-          O::pack(first + i < p.k ? p.values[first + i] : 0.0F);
+  for (std::int64_t first = 0; first < p.k; first += O::unit) {
+    for (int i = 0; i < O::unit; ++i) {
+      out[first + O::place(i, p.pairs)] = O::pack(first + i < p.k ? p.values[first + i] : 0.0F);
     }
   }
+}
+/// Floats, of codes of 4 bits as QuantWords where the instruction set has them.
+template <class S>
+void quant_pack_floats(QuantPack const& p) {
+  if constexpr (requires(float const* s) { S::quarters(s); }) {
+    if (p.pairs) return quant_pack<QuantWords<S>>(p);
+  }
+  quant_pack<QuantFloats<S>>(p);
 }
 inline void quant_pack_bytes(QuantPack const& p) {
   auto* const out = static_cast<std::int8_t*>(p.out);
@@ -198,10 +222,9 @@ void decode_row(QuantMultiply const& m, int c, typename O::Packed* out, float* s
   }
   std::int64_t first = 0;
   if constexpr (requires { S::decode(m, c, out); }) first = S::decode(m, c, out);
-  for (; first < padded; first += quant_unit) {
-    for (int i = 0; i < quant_unit; ++i) {
-      int const inner = i % O::unit;
-      out[first + i - inner + O::place(inner, pairs)] =
+  for (; first < m.k; first += O::unit) {
+    for (int i = 0; i < O::unit; ++i) {
+      out[first + O::place(i, pairs)] =
           O::pack(first + i < m.k ? quant_value(m, c, first + i) : 0.0F);
     }
   }
@@ -236,7 +259,7 @@ inline void quant_tile(QuantMultiply const& m, std::int64_t row, typename O::Pac
   V c[M][N];
 #pragma GCC unroll 16
   for (int i = 0; i < M * N; ++i) c[i / N][i % N] = V{};
-  for (std::int64_t k = 0; k < padded; k += O::unit) {
+  for (std::int64_t k = 0; k < m.k; k += O::unit) {
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
       V s{};
@@ -314,22 +337,31 @@ void quant_finish(QuantMultiply const& m) {
 }
 
 template <class S, class O, class X>
-void quant_multiply(QuantMultiply const& m) {
-  if (m.rows == 0) return;
+void quant_multiply_as(QuantMultiply const& m) {
   constexpr int columns = 2 * sizeof(typename S::Floats) / 4;
   std::int64_t const padded = round_up(m.k, quant_unit);
   auto* const decoded = static_cast<typename O::Packed*>(m.decoded);
   auto* const scales = reinterpret_cast<float*>(decoded + quant_columns * padded);
   auto* const acc = static_cast<float*>(m.finish.accumulators);
-  if constexpr (requires { S::dot_mxfp4(m, 0, decoded, scales); }) {
-    // One row: no detour through the buffer, the same sums.
-    if (m.rows == 1 && m.code == QuantCode::e2m1 && m.scale == QuantScale::e8m0 &&
-        m.k % quant_unit == 0) {
-      for (int c = 0; c < columns; ++c) {
-        acc[c] = 0;
-        if (m.codes[c] == nullptr) continue;
-        decode_scales<S, O>(m, c, scales);
-        acc[c] = add_lanes(S::dot_mxfp4(m, c, decoded, scales));
+  if constexpr (requires { S::mxfp4_rows(decoded); }) {
+    // No detour through the buffer, the same sums: one row, or several for one look-up.
+    constexpr std::int64_t most = S::mxfp4_rows(static_cast<typename O::Packed*>(nullptr));
+    if ((m.rows == 1 || most > 1) && m.code == QuantCode::e2m1 && m.scale == QuantScale::e8m0 &&
+        m.k % quant_scaled == 0) {
+      for (std::int64_t row = 0; row < m.rows; row += most) {
+        std::int64_t const rows = m.rows - row < most ? m.rows - row : most;
+        for (int c = 0; c < columns; ++c) {
+          float* const sums = acc + row * columns + c;
+          if (m.codes[c] != nullptr &&
+              S::dot_mxfp4(m, c, row, rows, decoded, scales, sums, columns)) {
+            continue;
+          }
+          decode_row<S, O>(m, c, decoded, scales);
+          for (std::int64_t r = 0; r < rows; ++r) {
+            quant_tile<S, O, Scaling::weights, 1, 1>(m, row + r, decoded, scales,
+                                                     sums + r * columns, columns);
+          }
+        }
       }
       return quant_finish<S, X>(m);
     }
@@ -347,6 +379,17 @@ void quant_multiply(QuantMultiply const& m) {
     }
   }
   quant_finish<S, X>(m);
+}
+
+template <class S, class O, class X>
+void quant_multiply(QuantMultiply const& m) {
+  if (m.rows == 0) return;
+  if constexpr (std::is_same_v<O, QuantFloats<S>> && requires(float const* s) { S::quarters(s); }) {
+    if (m.code == QuantCode::e2m1 || m.code == QuantCode::int4) {
+      return quant_multiply_as<S, QuantWords<S>, X>(m);
+    }
+  }
+  quant_multiply_as<S, O, X>(m);
 }
 
 inline void quant_integer_dot(QuantIntegers const& p) {
@@ -386,7 +429,7 @@ constexpr QuantKernel make_quant_kernel(Isa isa) {
   kernel.isa = isa;
   kernel.panel_columns = 2 * sizeof(typename S::Floats) / 4;
   kernel.real = QuantOperand::f32;
-  kernel.pack[0] = &quant_pack<QuantFloats<S>>;
+  kernel.pack[0] = &quant_pack_floats<S>;
   kernel.pack[2] = &quant_pack_bytes;
   using F = QuantFloats<S>;
   void (*floats[4])(QuantMultiply const&) = KMOE_QUANT_OUTPUTS(quant_multiply, S, F);
@@ -402,6 +445,7 @@ constexpr QuantKernel make_quant_kernel(Isa isa) {
     void (*bfloats[4])(QuantMultiply const&) = KMOE_QUANT_OUTPUTS(quant_multiply, S, B);
     for (int i = 0; i < 4; ++i) kernel.multiply[1][i] = bfloats[i];
   }
+  kernel.mxfp4 = kernel.real;
   kernel.integer_dot = &quant_integer_dot;
   return kernel;
 }

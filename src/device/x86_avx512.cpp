@@ -7,11 +7,12 @@
 
 #include "device/panel_kernel.hpp"
 #include "device/quant_kernel.hpp"
+#include "device/x86_mxfp4.hpp"
 
 namespace kmoe::device {
 namespace {
 
-struct Simd {
+struct Simd : Mxfp4Avx512 {
   static constexpr int bytes = 64, tile_rows = 14;
   using Floats = Vec<float, 16>;
   using Doubles = Vec<double, 8>;

@@ -7,6 +7,7 @@
 
 #include "device/panel_kernel.hpp"
 #include "device/quant_kernel.hpp"
+#include "device/x86_mxfp4.hpp"
 
 namespace kmoe::device {
 namespace {
@@ -32,7 +33,10 @@ constexpr Words e2m1_words = [] {
   return out;
 }();
 
-struct Simd {
+struct Simd : Mxfp4Avx512 {
+  using Mxfp4Avx512::decode;
+  using Mxfp4Avx512::dot_mxfp4;
+  using Mxfp4Avx512::mxfp4_rows;
   static constexpr int bytes = 64, tile_rows = 14;
   using Floats = Vec<float, 16>;
   using Doubles = Vec<double, 8>;
@@ -75,11 +79,11 @@ struct Simd {
 
   /// decode_row for bfloat16: all units of 64 k that are whole; returns where it stopped.
   static std::int64_t decode(QuantMultiply const& m, int c, bf16_bits* out) {
-    std::int64_t const whole = m.k / quant_unit * quant_unit;
+    std::int64_t const whole = m.k / unit * unit;
     std::uint8_t const* const codes = m.codes[c];
     switch (m.code) {
       case QuantCode::e2m1:
-        for (std::int64_t k = 0; k < whole; k += quant_unit) {
+        for (std::int64_t k = 0; k < whole; k += unit) {
           Nibbles v = e2m1(codes + k / 2);
           if (m.scale == QuantScale::e4m3) {
             auto const* const scales = static_cast<std::uint8_t const*>(m.scales[c]) + k / 16;
@@ -92,7 +96,7 @@ struct Simd {
         return whole;
       case QuantCode::int4: {
         __m512i const upper = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
-        for (std::int64_t k = 0; k < whole; k += quant_unit) {
+        for (std::int64_t k = 0; k < whole; k += unit) {
           int zeros[2] = {8, 8};
           for (int i = 0; i < 2 && m.zeros != nullptr; ++i) {
             zeros[i] = m.zeros[c][m.block == 0 ? 0 : (k + 32 * i) / m.block] & 15;
@@ -116,9 +120,11 @@ struct Simd {
     }
   }
 
-  /// The lanes of column c times the first row of A, K in whole units. (The unused pointer tells
-  /// the operand.)
-  static Floats dot_mxfp4(QuantMultiply const& m, int c, bf16_bits*, float const* scales) {
+  /// As that of floats, one row of A, K in whole units.
+  static bool dot_mxfp4(QuantMultiply const& m, int c, std::int64_t, std::int64_t, bf16_bits*,
+                        float* scales, float* acc, std::int64_t) {
+    if (m.k % unit != 0) return false;
+    decode_e8m0(static_cast<std::uint8_t const*>(m.scales[c]), m.k / quant_scaled, scales);
     // In bytes, across the ends of rows and pages: to the first-level cache, which takes few lines
     // at a time, and far ahead to the second.
     constexpr int near = 1024, far = 8192;
@@ -126,8 +132,8 @@ struct Simd {
     std::uint8_t const* const codes = m.codes[c];
     Floats sum{};
 #pragma GCC unroll 2
-    for (std::int64_t k = 0; k < m.k; k += quant_unit) {
-      if (k % (2 * quant_unit) == 0) {  // once for a line
+    for (std::int64_t k = 0; k < m.k; k += unit) {
+      if (k % (2 * unit) == 0) {  // once for a line
         __builtin_prefetch(codes + k / 2 + near);
         __builtin_prefetch(codes + k / 2 + far, 0, 1);
       }
@@ -137,10 +143,15 @@ struct Simd {
       part = dot(load<Pairs>(a + k + 32), (Pairs)b.odd, part);
       sum = fma(part, halves(scales + k / quant_scaled), sum);
     }
-    return sum;
+    *acc = add_lanes(sum);
+    return true;
+  }
+  static constexpr int mxfp4_rows(bf16_bits*) {
+    return 1;
   }
 
  private:
+  static constexpr int unit = 64;
   struct Nibbles {
     __m512i even, odd;
   };
@@ -181,7 +192,7 @@ struct Simd {
   template <bool Fnuz>
   static void decode_e4m3(std::uint8_t const* codes, std::int64_t whole, bf16_bits* out) {
     for (std::int64_t k = 0; k < whole; k += 32) {
-      std::uint8_t const* const from = codes + k - k % quant_unit / 2;
+      std::uint8_t const* const from = codes + k - k % unit / 2;
       __m256i const octets = _mm256_inserti128_si256(_mm256_castsi128_si256(load<__m128i>(from)),
                                                      load<__m128i>(from + 32), 1);
       store(out + k, e4m3<Fnuz>(octets));
@@ -210,5 +221,13 @@ constinit HostKernel const avx512_bf16_kernel =
     make_kernel<Simd, DotBfloat<Simd>>(Isa::avx512_bf16);
 
 constinit QuantKernel const avx512_bf16_quant_kernel = make_quant_kernel<Simd>(Isa::avx512_bf16);
+
+// On processors with AMX a dot product of bfloat16 takes as much of the two vector ports as four
+// multiply-adds of floats, so that what is looked up is looked up as floats.
+constinit QuantKernel const amx_quant_kernel = [] {
+  QuantKernel kernel = make_quant_kernel<Simd>(Isa::amx);
+  kernel.mxfp4 = QuantOperand::f32;
+  return kernel;
+}();
 
 }  // namespace kmoe::device

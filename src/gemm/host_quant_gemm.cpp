@@ -58,7 +58,8 @@ HostQuantPlan host_quant_plan(device::HostElement element, QuantScheme const& sc
   if (scheme.activations == ActivationCode::int8_token) {
     plan.operand = QuantOperand::s8;
   } else if (scheme.activations != ActivationCode::none || element == device::HostElement::bf16) {
-    plan.operand = plan.kernel->real;
+    bool const mxfp4 = scheme.code == WeightCode::e2m1 && scheme.scale == ScaleCode::e8m0;
+    plan.operand = mxfp4 ? plan.kernel->mxfp4 : plan.kernel->real;
   }
   offset_t const row_bytes = plan.padded * bytes_of(plan.operand);
   plan.full_rows =
