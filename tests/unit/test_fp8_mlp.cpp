@@ -264,9 +264,10 @@ class Fp8Mlp : public ::testing::Test {
     SCOPED_TRACE(std::string(model.format.name) + (model.format.given ? " given " : " ") +
                  std::string(to_string(model.layout)));
     E const exec;
-    // 3 tokens: tiles of 64 features; 40: of 256, x in codes; 300: with room for more tokens.
+    // 3 tokens: tiles of 64 features; 40: of 256, x in codes; 120: with scales of rows a product in
+    // each launch; 300: with room for more tokens.
     typename M::Result most;
-    for (std::size_t const tokens : {300, 40, 3}) {
+    for (std::size_t const tokens : {300, 120, 40, 3}) {
       for (auto const way : {Way::steps, Way::grouped, Way::combined}) {
         kmoe::test::LaunchRecorder const recorder;
         auto const result = model.run(exec, tokens, way);

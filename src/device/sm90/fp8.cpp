@@ -99,10 +99,14 @@ bool is_small(Fp8Work const& all) {
   return all.input_weights == nullptr && work.tokens <= 8 &&
          active * ceil_div(work.products[0].features, 128) < 4 * machine().multiprocessors;
 }
-/// Whether tiles have no more than 64 tokens; with scales of rows then one launch for both
-/// products.
-bool has_few_rows(Work const& work) {
-  return work.rows <= 64 * std::int64_t{work.groups};
+/// Whether an expert has no more rows than so many, if all have some.
+bool has_rows(Work const& work, int most) {
+  return work.rows <= most * std::int64_t{work.groups};
+}
+/// Whether a launch has both products, with scales of rows: the group that makes codes of the
+/// intermediate takes long where rows are many.
+bool is_one_launch(Work const& work) {
+  return has_rows(work, 24);
 }
 template <Operand Type, bool PerRow>
 void launch_small(cudaStream_t stream, Fp8Launch& what, Work const& work) {
@@ -111,7 +115,7 @@ void launch_small(cudaStream_t stream, Fp8Launch& what, Work const& work) {
 }
 template <Operand Type, bool PerRow>
 void launch_codes(cudaStream_t stream, Fp8Launch& what, Work const& work) {
-  if (has_few_rows(work)) {
+  if (has_rows(work, 64)) {
     using T = Fp8Tile<256, 64, 4, 2, 1, true, PerRow>;
     return launch_tile<fp8_kernel<Type, T>, T>(stream, what, work);
   }
@@ -171,7 +175,7 @@ void launch_rows(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
   Work const& work = all.work;
   auto& [up, down] = what.products;
   RowCodes const x = quantize_rows<Type>(stream, all, 0, up, what.scales[0]);
-  if (has_few_rows(work)) {
+  if (is_one_launch(work)) {
     RowCodes const between(x.end, work.rows, down.k);
     what.scales[1].codes = between.codes;
     down.in = between.codes;
@@ -212,7 +216,7 @@ std::size_t scratch_bytes(Fp8Work const& what) {
     return round_up(work.tokens * k(0)) +
            round_up(work.tokens * scale_pitch(ceil_div(k(0), scale_k)) * 4);
   }
-  std::int64_t const both = has_few_rows(work) ? k(0) + k(1) : std::max(k(0), k(1));
+  std::int64_t const both = is_one_launch(work) ? k(0) + k(1) : std::max(k(0), k(1));
   return round_up(work.rows * both) + 2 * round_up(work.rows * 4);
 }
 
@@ -227,7 +231,7 @@ bool takes_fp8(Fp8Work const& what) {
   }
   if (what.kind != Fp8Scales::blocks) {
     bool const alone = work.ids == nullptr && work.y == nullptr;
-    bool const at_once = is_small(what) || (has_few_rows(work) && !is_by_row(what, 0));
+    bool const at_once = is_small(what) || (is_one_launch(work) && !is_by_row(what, 0));
     return (alone || at_once) && work.products[0].k % 16 == 0 && work.products[1].k % 16 == 0;
   }
   if (what.input_weights != nullptr) return false;

@@ -193,13 +193,12 @@ struct Fp8Block : Block<Tile> {
     named_barrier(2 + group, group_threads);
     bool const last = *is_last != 0;
     if (last) {
-      int const pieces = product.features / 32;
+      int const pieces = product.features / 16;
       float const given = s.given != nullptr ? s.given[task.group] : 0.0F;
       for (int r = thread / 32; r < task.count; r += group_threads / 32) {
         std::int64_t const row = task.row + r;
-        quantize_row<Type>(static_cast<uint4 const*>(product.out) + row * 2 * pieces, pieces,
-                           nullptr, given, static_cast<uint4*>(s.codes) + row * pieces,
-                           s.out + row);
+        quantize_row<Type>(static_cast<uint4 const*>(product.out) + row * pieces, pieces, nullptr,
+                           given, static_cast<uint2*>(s.codes) + row * pieces, s.out + row);
       }
     }
     named_barrier(2 + group, group_threads);
@@ -216,16 +215,21 @@ struct Fp8Block : Block<Tile> {
     }
   }
 
-  /// Of a row of so many 16 bytes, by a warp.
-  template <Operand Type>
-  __device__ static float scale_of_row(uint4 const* row, int pieces) {
+  /// The largest magnitude of this warp's share of a row of so many 16 bytes.
+  __device__ static std::uint32_t largest_of_row(uint4 const* row, int pieces) {
+    constexpr int batch = 4;
     std::uint32_t pairs = 0;
-#pragma unroll 8
-    for (int i = threadIdx.x % 32; i < pieces; i += 32) {
-      uint4 const v = __ldcg(row + i);
-      for (std::uint32_t word : {v.x, v.y, v.z, v.w}) pairs = __vmaxu2(pairs, word & 0x7fff7fffU);
+    for (int first = threadIdx.x - 32; first < pieces; first += batch * loader_threads) {
+      uint4 values[batch];
+#pragma unroll
+      for (int n = 0; n < batch; ++n) {
+        int const i = first + n * loader_threads;
+        values[n] = i < pieces ? __ldcg(row + i) : uint4{};
+      }
+#pragma unroll
+      for (int n = 0; n < batch; ++n) pairs = largest_pairs(pairs, values[n]);
     }
-    return group_scale<Type>(__reduce_max_sync(~0U, max(pairs & 0xffffU, pairs >> 16)));
+    return __reduce_max_sync(~0U, max(pairs & 0xffffU, pairs >> 16));
   }
 
   /// Elements: the warps take turns, a stage each. Eight lanes bring 128 of a row.
@@ -276,15 +280,19 @@ struct Fp8Block : Block<Tile> {
         float const* const all = scales[task.product].given;
         float const given = all != nullptr ? all[task.group] : 0.0F;
         is_given = given != 0;
-        auto* const kept = reinterpret_cast<float*>(this->memory + Tile::rows);
+        auto* const kept = reinterpret_cast<std::uint32_t*>(this->memory + Tile::rows);
         named_barrier(1, loader_threads);  // nobody needs those of the last tile
-        for (int r = warp; r < task.count; r += warps) {
-          float const own = is_given ? given : scale_of_row<Type>(in + row_of(r) * pitch, pitch);
-          if (lane == 0) kept[r] = own;
+        for (int r = 0; r < task.count && !is_given; ++r) {
+          std::uint32_t const most = largest_of_row(in + row_of(r) * pitch, pitch);
+          if (lane == 0) kept[warp * Tokens + r] = most;
         }
         named_barrier(1, loader_threads);
 #pragma unroll
-        for (int n = 0; n < rounds; ++n) row_scale[n] = kept[own_row[n]];
+        for (int n = 0; n < rounds; ++n) {
+          std::uint32_t const* const parts = kept + own_row[n];
+          std::uint32_t const most = max(parts[0], max(parts[Tokens], parts[2 * Tokens]));
+          row_scale[n] = is_given ? given : group_scale<Type>(most);
+        }
       }
 
       uint4 values[rounds][2];
@@ -326,9 +334,8 @@ struct Fp8Block : Block<Tile> {
             float scale;
             uint4 codes;
             if constexpr (Tile::per_row) {
-              auto const& [a, b] = values[n];
               scale = row_scale[n];
-              codes = encode_words<Type>({a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}, scale, is_given);
+              codes = encode_sixteen<Type>(values[n][0], values[n][1], scale, is_given);
             } else {
               codes = encode_group<Type>(values[n][0], values[n][1], scale);
             }

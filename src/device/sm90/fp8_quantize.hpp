@@ -69,21 +69,33 @@ __device__ __forceinline__ std::uint32_t encode_pair(std::uint32_t pair, float s
   return encode(divide(v.x, scale, inverse), divide(v.y, scale, inverse));
 }
 
-/// The codes of 16 elements divided by a scale: the row's, or one that is `given`, for which they
-/// may be too large.
+/// The largest of those magnitudes and of eight elements, two in a word.
+__device__ __forceinline__ std::uint32_t largest_pairs(std::uint32_t most, uint4 const& elements) {
+  for (std::uint32_t const word : {elements.x, elements.y, elements.z, elements.w}) {
+    most = __vmaxu2(most, word & 0x7fff7fffU);
+  }
+  return most;
+}
+
+/// The codes of eight elements divided by a scale: the row's, or one that is `given`, for which
+/// they may be too large.
 template <Operand Type>
-__device__ __forceinline__ uint4 encode_words(std::uint32_t const (&words)[8], float scale,
-                                              bool given) {
+__device__ __forceinline__ uint2 encode_eight(uint4 const& elements, float scale, bool given) {
   float const inverse = invert(scale);
   auto const pair = [&](std::uint32_t word) {
     if (!given) return encode_pair<Type>(word, scale, inverse);
     float2 const v = unpack<Type>(word);
     return encode(__fdiv_rn(v.x, scale), __fdiv_rn(v.y, scale));
   };
-  std::uint32_t codes[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) codes[i] = pair(words[2 * i]) | pair(words[2 * i + 1]) << 16;
-  return {codes[0], codes[1], codes[2], codes[3]};
+  return {pair(elements.x) | pair(elements.y) << 16, pair(elements.z) | pair(elements.w) << 16};
+}
+/// Of 16.
+template <Operand Type>
+__device__ __forceinline__ uint4 encode_sixteen(uint4 const& first, uint4 const& second,
+                                                float scale, bool given) {
+  uint2 const a = encode_eight<Type>(first, scale, given);
+  uint2 const b = encode_eight<Type>(second, scale, given);
+  return {a.x, a.y, b.x, b.y};
 }
 
 /// The codes of this thread's 16 elements in order; seven neighbours have the others of the group.
@@ -91,16 +103,12 @@ __device__ __forceinline__ uint4 encode_words(std::uint32_t const (&words)[8], f
 template <Operand Type>
 __device__ __forceinline__ uint4 encode_group(uint4 const& first, uint4 const& second,
                                               float& scale) {
-  std::uint32_t const words[8] = {first.x,  first.y,  first.z,  first.w,
-                                  second.x, second.y, second.z, second.w};
-  std::uint32_t pairs = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) pairs = __vmaxu2(pairs, words[i] & 0x7fff7fffU);
+  std::uint32_t const pairs = largest_pairs(largest_pairs(0, first), second);
   std::uint32_t most = max(pairs & 0xffffU, pairs >> 16);
 #pragma unroll
   for (int d = 1; d < 8; d *= 2) most = max(most, __shfl_xor_sync(~0U, most, d));
   scale = group_scale<Type>(most);
-  return encode_words<Type>(words, scale, false);
+  return encode_sixteen<Type>(first, second, scale, false);
 }
 
 /// x [rows, k] to codes and scales [rows, scale_pitch(ceil(k / 128))].
@@ -133,52 +141,42 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-/// A row of 16-element pieces by a warp: codes, and their scale, `given` or, if that is 0, of the
-/// row. `weight`: of the elements, which are rounded again, or null.
+/// A row of pieces of eight elements by a warp: codes, and their scale, `given` or, if that is 0,
+/// of the row. `weight`: of the elements, which are rounded again, or null.
 template <Operand Type>
 __device__ __forceinline__ void quantize_row(uint4 const* in, int pieces, float const* weight,
-                                             float given, uint4* codes, float* scale) {
-  constexpr int batch = 4;  // pieces of a lane that are read at once
-  int const lane = threadIdx.x % 32, batches = (pieces + 32 * batch - 1) / (32 * batch);
+                                             float given, uint2* codes, float* scale) {
+  constexpr int batch = 8;  // pieces of a lane that are read at once
+  int const lane = threadIdx.x % 32;
   float const factor = weight != nullptr ? *weight : 1.0F;
-  std::uint32_t words[batch][8];
-  auto const read = [&](int b) {
+  uint4 values[batch];
+  auto const read = [&](int first) {
 #pragma unroll
     for (int n = 0; n < batch; ++n) {
-      int const piece = (b * batch + n) * 32 + lane;
-      uint4 v[2] = {};
-      if (piece < pieces) {
-        v[0] = __ldcg(in + 2 * piece);
-        v[1] = __ldcg(in + 2 * piece + 1);
-      }
-      std::uint32_t const own[8] = {v[0].x, v[0].y, v[0].z, v[0].w, v[1].x, v[1].y, v[1].z, v[1].w};
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        words[n][i] = own[i];
-        if (weight == nullptr) continue;
-        float2 const two = unpack<Type>(own[i]);
-        words[n][i] = pack<Type>(two.x * factor, two.y * factor);
+      int const piece = first + n * 32 + lane;
+      values[n] = piece < pieces ? __ldcg(in + piece) : uint4{};
+      if (weight == nullptr) continue;
+      for (std::uint32_t* const word : {&values[n].x, &values[n].y, &values[n].z, &values[n].w}) {
+        float2 const two = unpack<Type>(*word);
+        *word = pack<Type>(two.x * factor, two.y * factor);
       }
     }
   };
   std::uint32_t pairs = 0;
-  for (int b = 0; b < batches; ++b) {
-    read(b);
+  for (int first = 0; first < pieces; first += 32 * batch) {
+    read(first);
 #pragma unroll
-    for (int n = 0; n < batch; ++n) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) pairs = __vmaxu2(pairs, words[n][i] & 0x7fff7fffU);
-    }
+    for (int n = 0; n < batch; ++n) pairs = largest_pairs(pairs, values[n]);
   }
   bool const is_given = given != 0;
   std::uint32_t const most = __reduce_max_sync(~0U, max(pairs & 0xffffU, pairs >> 16));
   float const own = is_given ? given : group_scale<Type>(most);
-  for (int b = 0; b < batches; ++b) {
-    if (batches > 1) read(b);
+  for (int first = 0; first < pieces; first += 32 * batch) {
+    if (pieces > 32 * batch) read(first);
 #pragma unroll
     for (int n = 0; n < batch; ++n) {
-      int const piece = (b * batch + n) * 32 + lane;
-      if (piece < pieces) codes[piece] = encode_words<Type>(words[n], own, is_given);
+      int const piece = first + n * 32 + lane;
+      if (piece < pieces) codes[piece] = encode_eight<Type>(values[n], own, is_given);
     }
   }
   if (lane == 0) *scale = own;
@@ -202,7 +200,7 @@ template <Operand Type>
 __global__ void __launch_bounds__(256) quantize_rows_kernel(RowsToCodes const what) {
   wait_for_kernels_before();
   let_next_begin();
-  int const pieces = what.k / 16;
+  int const pieces = what.k / 8;
   std::int64_t const warps = gridDim.x * blockDim.x / 32;
   std::int64_t row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, end = what.rows;
   if (what.offsets != nullptr) {
@@ -221,9 +219,9 @@ __global__ void __launch_bounds__(256) quantize_rows_kernel(RowsToCodes const wh
       }
       given = what.given[low];
     }
-    quantize_row<Type>(static_cast<uint4 const*>(what.in) + from * 2 * pieces, pieces,
+    quantize_row<Type>(static_cast<uint4 const*>(what.in) + from * pieces, pieces,
                        what.weights != nullptr ? what.weights + slot : nullptr, given,
-                       static_cast<uint4*>(what.codes) + row * pieces, what.scales + row);
+                       static_cast<uint2*>(what.codes) + row * pieces, what.scales + row);
   }
 }
 

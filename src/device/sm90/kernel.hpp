@@ -471,7 +471,7 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
       // All warps have stored what they have, and nobody needs the weights of the tokens any more.
       named_barrier(barrier, group_threads);
       if constexpr (Self::finishes_codes) {
-        if (gated) return self.template finish_codes<Type>(task, group);
+        if (gated && tells) return self.template finish_codes<Type>(task, group);
       }
       if (!tells || thread != 0) return;
       add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
