@@ -86,11 +86,28 @@ bool run_packed(E const& exec, char const* label, DeviceGemm<T> const& first,
   }
 }
 
-/// What Hopper's fp8 kernel takes: codes and float scales of 128 x 128.
+/// Of the formats that Hopper's fp8 kernels take: e4m3fn codes and float scales.
 template <ExecutionSpace E>
-bool is_fp8_block(QuantizedTensor<E> const& t) {
-  static QuantScheme const scheme = quant_scheme("fp8_block");
-  return t.scheme == scheme && t.codes.extent(2) == static_cast<std::size_t>(t.columns);
+sm90::Fp8Scales fp8_scales_of(QuantizedTensor<E> const& t) {
+  using sm90::Fp8Scales;
+  auto const& s = t.scheme;
+  if (s.code != WeightCode::e4m3fn || s.scale != ScaleCode::f32 ||
+      t.codes.extent(2) != static_cast<std::size_t>(t.columns)) {
+    return Fp8Scales::other;
+  }
+  if (s.activations == ActivationCode::fp8_group) {
+    return s.block_rows == 128 && s.block_cols == 128 ? Fp8Scales::blocks : Fp8Scales::other;
+  }
+  bool const by_row =
+      s.activations == ActivationCode::fp8_token || s.activations == ActivationCode::fp8_static;
+  if (!by_row || s.block_cols != 0 || s.block_rows > 1) return Fp8Scales::other;
+  return s.block_rows == 1 ? Fp8Scales::rows : Fp8Scales::parts;
+}
+template <ExecutionSpace E>
+sm90::Fp8Weights fp8_weights(QuantizedTensor<E> const& t) {
+  bool const given =
+      t.scheme.activations == ActivationCode::fp8_static && t.input_scales.extent(0) > 0;
+  return {t.scales.data(), t.parts, given ? t.input_scales.data() : nullptr};
 }
 
 }  // namespace
@@ -104,8 +121,9 @@ std::size_t quantized_scratch_bytes(E const& exec, QuantScheme const& scheme, of
     return static_cast<std::size_t>(exec.concurrency() * plan.bytes);
   } else {
     if (scheme.activations == ActivationCode::none) return 0;
-    return static_cast<std::size_t>(folded_bytes(k, max_rows) +
-                                    max_rows * num_scales(scheme, k) * offset_t{sizeof(float)});
+    // Codes of both products' rows have room where folded values of one have; scales do not.
+    offset_t const scales = max_rows * num_scales(scheme, k) * offset_t{sizeof(float)};
+    return static_cast<std::size_t>(folded_bytes(k, max_rows) + 2 * round_up(scales, 128));
   }
 }
 
@@ -172,13 +190,16 @@ bool quantized_mlp([[maybe_unused]] E const& exec, [[maybe_unused]] DeviceGemm<T
                          counters, stages, scratch, bytes)) {
       return true;
     }
-    if (!is_whole(gate_up) || !sm90::available() || !is_fp8_block(gate_up_weights)) return false;
-    if (!is_fp8_block(down_weights)) return false;
+    auto unweighted = gate_up;
+    unweighted.input_weights = nullptr;
+    if (!is_whole(unweighted) || !sm90::available()) return false;
     sm90::Fp8Work work{work_of(gate_up, &down, counters, stages),
-                       {{gate_up_weights.scales.data(), gate_up_weights.parts},
-                        {down_weights.scales.data(), down_weights.parts}},
+                       fp8_scales_of(gate_up_weights),
+                       {fp8_weights(gate_up_weights), fp8_weights(down_weights)},
+                       gate_up.input_weights,
                        scratch,
                        bytes};
+    if (fp8_scales_of(down_weights) != work.kind) return false;
     work.work.products[0].b = gate_up_weights.codes.data();
     work.work.products[1].b = down_weights.codes.data();
     if (!sm90::takes_fp8(work)) return false;

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: Copyright (c) 2026 The kmoe authors
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Experts with fp8 blocks: sizes and numbers of rows that send each of Hopper's tiles to work,
-// against plain loops; the same bits of a token whatever the tile, the grouping and the sums.
+// Experts with fp8 weights, with scales of blocks, rows and matrices: sizes and numbers of rows
+// that send each of Hopper's tiles to work, against plain loops; the same bits of a token whatever
+// the tile, the grouping and the sums.
 
 #include <algorithm>
 #include <cmath>
@@ -27,16 +28,54 @@ using kmoe::index_t;
 using kmoe::offset_t;
 using Host = Kokkos::DefaultHostExecutionSpace;
 
-kmoe::QuantizedHostTensor random_blocks(std::size_t e, std::size_t n, std::size_t k,
-                                        std::uint64_t seed, int parts) {
+/// How the weights are quantized; `given`: scales of the activations are, for each expert.
+struct Format {
+  char const* name;
+  bool given = false;
+
+  [[nodiscard]] kmoe::QuantScheme scheme() const { return kmoe::quant_scheme(name); }
+  /// With a scale of a row, what sums of gate_up leave out can move all codes of the intermediate:
+  /// there the numbers are such that nothing is left out, integers of few bits times powers of two
+  /// with 7 (448 = 64 * 7) for the largest.
+  [[nodiscard]] bool exact() const {
+    return scheme().activations != kmoe::ActivationCode::fp8_group;
+  }
+};
+
+/// 0 to -2 random bits.
+float random_power(std::uint64_t seed, std::size_t i) {
+  return std::ldexp(1.0F, -int(kmoe::test::random_bits(seed, i) % 3));
+}
+float random_integer(std::uint64_t seed, std::size_t i) {
+  return float(kmoe::test::random_value(seed, i, kmoe::test::Values::integers));
+}
+
+kmoe::QuantizedHostTensor random_weights(std::size_t e, std::size_t n, std::size_t k,
+                                         std::uint64_t seed, int parts, Format const& format) {
   kmoe::Tensor3<float, Host> w("w", e, n, k);
+  auto const scheme = format.scheme();
+  std::size_t const rows = scheme.block_rows > 0 ? scheme.block_rows : n / parts;
+  std::size_t const columns = scheme.block_cols > 0 ? scheme.block_cols : k;
   // Blocks of very different sizes: a scale of a neighbour would show.
   kmoe::test::set_entries(w, [&](float& x, std::size_t i) {
-    std::size_t const block = i / k / 128 * 1000 + i % k / 128;
+    std::size_t const block = i / k / rows * 1000 + i % k / columns;
+    if (format.exact()) {
+      bool const first = i / k % rows == 0 && i % k % columns == 0;
+      x = (first ? 7.0F : random_integer(seed, i)) * random_power(seed + 9, block) / 128;
+      return;
+    }
     x = float((0.5 + 2 * kmoe::test::random_unit(seed + 9, block)) / std::sqrt(double(k)) *
               kmoe::test::random_value(seed, i, kmoe::test::Values::normal));
   });
-  return kmoe::quantize(w, kmoe::quant_scheme("fp8_block"), parts);
+  auto q = kmoe::quantize(w, scheme, parts);
+  if (format.given) {
+    kmoe::Vector<float, Host> const scales("input_scales", e);
+    for (std::size_t i = 0; i < e; ++i) {  // some elements saturate; that of expert 5: of the row
+      scales(i) = i == 5 ? 0.0F : std::ldexp(1.0F, int(i % 3) - 7);
+    }
+    q.input_scales = scales;
+  }
+  return q;
 }
 
 /// Experts and their weights; the routing and x of as many tokens as a case wants, the first ones
@@ -45,6 +84,7 @@ template <class E, class T>
 struct Model {
   using Bias = kmoe::Matrix<kmoe::accumulate_t<T>, E>;
   static constexpr index_t experts = 8, slots = 2, most_tokens = 300;
+  Format format;
   std::size_t hidden, inner;
   kmoe::GateUpLayout layout;
   kmoe::ExpertOptions options;
@@ -52,34 +92,50 @@ struct Model {
   Bias gate_up_bias, down_bias;
   kmoe::Matrix<T, E> x;
   kmoe::Matrix<float, E> weights;
-  bool all_to_one = false;
+  bool all_to_one = false, few_have_rows = false;
+  offset_t max_rows = 0;  // that memory is bound for, 0: all slots
 
-  Model(std::size_t h, std::size_t i, kmoe::GateUpLayout l, bool biased)
-      : hidden(h),
+  Model(Format const& f, std::size_t h, std::size_t i, kmoe::GateUpLayout l, bool biased)
+      : format(f),
+        hidden(h),
         inner(i),
         layout(l),
-        gate_up(random_blocks(experts, 2 * i, h, 1, l == kmoe::GateUpLayout::interleaved ? 1 : 2)),
-        down(random_blocks(experts, h, i, 2, 1)),
+        gate_up(
+            random_weights(experts, 2 * i, h, 1, l == kmoe::GateUpLayout::interleaved ? 1 : 2, f)),
+        down(random_weights(experts, h, i, 2, 1, f)),
         x(kmoe::test::random_matrix<T, E>(most_tokens, h, 5, kmoe::test::Values::normal)),
         weights(kmoe::test::random_matrix<float, E>(most_tokens, slots, 6)) {
     if (biased) {
       using Value = kmoe::accumulate_t<T>;
-      gate_up_bias = kmoe::test::random_matrix<Value, E>(experts, 2 * i, 3);
+      auto const values = f.exact() ? kmoe::test::Values::integers : kmoe::test::Values::uniform;
+      gate_up_bias = kmoe::test::random_matrix<Value, E>(experts, 2 * i, 3, values);
       down_bias = kmoe::test::random_matrix<Value, E>(experts, h, 4);
       options.activation = kmoe::Activation::swiglu_oai;
     }
-    // A token of zeros, one with a block of zeros, one with a large block.
     auto const host = Kokkos::create_mirror_view_and_copy(Kokkos::HostSpace{}, x);
+    if (f.exact()) {
+      for (std::size_t t = 0; t < most_tokens; ++t) {
+        std::size_t const largest = t == 40 ? 200 : h - 1 - t % 7;
+        for (std::size_t k = 0; k < h; ++k) {
+          float const v = k == largest ? 7.0F : random_integer(5, t * h + k);
+          host(t, k) = T(v * random_power(8, t));
+        }
+      }
+      kmoe::test::set_entries(weights,
+                              [](float& w, std::size_t slot) { w = random_power(6, slot); });
+    }
+    // A token of zeros, one with a block of zeros, one with a large block.
     for (std::size_t k = 0; k < h; ++k) {
       host(1, k) = T(0.0F);
       if (k < 128) host(2, k) = T(0.0F);
-      if (k >= 128 && k < 256) host(40, k) = T(20 * double(host(40, k)));
+      if (k >= 128 && k < 256) host(40, k) = T((f.exact() ? 16 : 20) * double(host(40, k)));
     }
     Kokkos::deep_copy(x, host);
   }
 
   [[nodiscard]] index_t id(std::size_t slot) const {
     if (all_to_one) return slot % 2 == 0 ? 3 : -1;
+    if (few_have_rows && slot % 16 > 0) return -1;
     if (slot % 13 == 12) return -1;
     auto const first = index_t(kmoe::test::random_bits(7, slot / 2) % 7);  // expert 7 is empty
     return slot % 2 == 0 ? first : (first + 3) % 7;
@@ -102,7 +158,7 @@ struct Model {
     kmoe::Permutation<E> permutation;
     auto const workspace = kmoe::make_workspace<E>([&](kmoe::Workspace<E>& ws) {
       permutation.bind(ws, count, slots, experts);
-      mlp.bind(exec, ws, offset_t{count} * slots);
+      mlp.bind(exec, ws, max_rows > 0 ? max_rows : offset_t{count} * slots);
     });
     kmoe::Matrix<index_t, E> const ids("ids", tokens, slots);
     kmoe::test::set_entries(ids, [&](index_t& i, std::size_t slot) { i = id(slot); });
@@ -148,8 +204,12 @@ struct Model {
     auto const e = std::size_t(id(slot));
     auto const host = kmoe::test::to_host(kmoe::row_range(x, slot / slots, slot / slots + 1));
     std::vector<double> row(hidden), between(inner), out(hidden);
-    for (std::size_t k = 0; k < hidden; ++k) row[k] = float(host(0, k));
-    row = reference::quantize_row("fp8_group", false, row, 0);
+    double const weight = kmoe::test::to_host(weights)(slot / slots, slot % slots);
+    bool const on_input = options.router_weight_on_input;
+    for (std::size_t k = 0; k < hidden; ++k) {
+      row[k] = on_input ? float(T(float(host(0, k)) * float(weight))) : float(host(0, k));
+    }
+    row = rounded(gate_up, e, row);
     auto const bias = [&](Bias const& b, std::size_t n) {
       return b.extent(0) == 0 ? 0.0 : double(kmoe::test::to_host(b)(e, n));
     };
@@ -167,18 +227,27 @@ struct Model {
           std::string(to_string(options.activation)), dot(w1, gate, row) + bias(gate_up_bias, gate),
           dot(w1, up, row) + bias(gate_up_bias, up), options.swiglu_alpha, options.swiglu_limit)));
     }
-    between = reference::quantize_row("fp8_group", false, between, 0);
-    double const weight = kmoe::test::to_host(weights)(slot / slots, slot % slots);
+    between = rounded(down, e, between);
     for (std::size_t n = 0; n < hidden; ++n) {
-      out[n] = weight * (dot(w2, n, between) + bias(down_bias, n));
+      out[n] = (on_input ? 1 : weight) * (dot(w2, n, between) + bias(down_bias, n));
     }
     return out;
+  }
+
+  static std::vector<double> rounded(kmoe::QuantizedHostTensor const& w, std::size_t expert,
+                                     std::vector<double> const& row) {
+    using Code = kmoe::ActivationCode;
+    auto const code = w.scheme.activations;
+    return reference::quantize_row(
+        code == Code::fp8_group ? "fp8_group" : "fp8_static", false, row,
+        w.input_scales.extent(0) == 0 ? 0.0 : double(w.input_scales(expert)));
   }
 
   static kmoe::QuantizedHostTensor one(kmoe::QuantizedHostTensor t, index_t e) {
     auto const range = std::pair<std::size_t, std::size_t>(std::size_t(e), std::size_t(e) + 1);
     t.codes = Kokkos::subview(t.codes, range, Kokkos::ALL, Kokkos::ALL);
     t.scales = Kokkos::subview(t.scales, range, Kokkos::ALL, Kokkos::ALL);
+    t.input_scales = {};
     return t;
   }
 };
@@ -192,10 +261,13 @@ class Fp8Mlp : public ::testing::Test {
   using Way = typename M::Way;
 
   static void check(M const& model, bool by_chip) {
+    SCOPED_TRACE(std::string(model.format.name) + (model.format.given ? " given " : " ") +
+                 std::string(to_string(model.layout)));
     E const exec;
-    // 3 tokens: tiles of 64 features; 40: of 256, x in codes; 300: with room for more tokens.
+    // 3 tokens: tiles of 64 features; 40: of 256, x in codes; 120: with scales of rows a product in
+    // each launch; 300: with room for more tokens.
     typename M::Result most;
-    for (std::size_t const tokens : {300, 40, 3}) {
+    for (std::size_t const tokens : {300, 120, 40, 3}) {
       for (auto const way : {Way::steps, Way::grouped, Way::combined}) {
         kmoe::test::LaunchRecorder const recorder;
         auto const result = model.run(exec, tokens, way);
@@ -252,15 +324,53 @@ TYPED_TEST(Fp8Mlp, cut_blocks_and_every_layout) {
   using T = typename TypeParam::T;
   for (auto const layout : {kmoe::GateUpLayout::gate_first, kmoe::GateUpLayout::up_first,
                             kmoe::GateUpLayout::interleaved}) {
-    Model<E, T> const model(336, 208, layout, layout == kmoe::GateUpLayout::interleaved);
+    Model<E, T> const model({"fp8_block"}, 336, 208, layout,
+                            layout == kmoe::GateUpLayout::interleaved);
     TestFixture::check(model, by_chip<E, T>());
   }
+}
+
+// One scale per row of activations: of weights per row or matrix, activations' given or not.
+TYPED_TEST(Fp8Mlp, scales_of_rows_and_every_layout) {
+  using E = typename TypeParam::E;
+  using T = typename TypeParam::T;
+  Format const formats[] = {{"fp8_channel"}, {"fp8_tensor"}, {"fp8_tensor", true}};
+  for (int i = 0; i < 6; ++i) {
+    auto const layout = i % 3 == 0   ? kmoe::GateUpLayout::gate_first
+                        : i % 3 == 1 ? kmoe::GateUpLayout::up_first
+                                     : kmoe::GateUpLayout::interleaved;
+    // The 64 of a tile of features are cut, too, and 128 of k.
+    Model<E, T> model(formats[i < 3 ? 0 : i - 3], i == 1 ? 2352 : 336, 208, layout, i % 2 == 0);
+    model.options.router_weight_on_input = i == 2;
+    TestFixture::check(model, by_chip<E, T>());
+  }
+}
+
+TYPED_TEST(Fp8Mlp, scales_of_rows_and_all_tokens_to_one_expert) {
+  using E = typename TypeParam::E;
+  using T = typename TypeParam::T;
+  Model<E, T> model({"fp8_channel"}, 256, 384, kmoe::GateUpLayout::gate_first, true);
+  model.all_to_one = true;
+  TestFixture::check(model, by_chip<E, T>());
+}
+
+// Room for fewer rows than tokens, of which most are of no expert here: the same bits.
+TYPED_TEST(Fp8Mlp, scales_of_rows_and_fewer_rows_than_tokens) {
+  using E = typename TypeParam::E;
+  using T = typename TypeParam::T;
+  Model<E, T> model({"fp8_channel"}, 256, 128, kmoe::GateUpLayout::gate_first, false);
+  model.few_have_rows = true;
+  auto const all = model.run(E{}, 300, Model<E, T>::Way::steps);
+  TestFixture::compare(model, all, 300);
+  model.max_rows = 41;
+  auto const few = model.run(E{}, 300, Model<E, T>::Way::steps);
+  EXPECT_EQ(std::memcmp(few.rows.data(), all.rows.data(), all.rows.size() * sizeof(T)), 0);
 }
 
 TYPED_TEST(Fp8Mlp, whole_blocks_and_all_tokens_to_one_expert) {
   using E = typename TypeParam::E;
   using T = typename TypeParam::T;
-  Model<E, T> model(256, 384, kmoe::GateUpLayout::gate_first, true);
+  Model<E, T> model({"fp8_block"}, 256, 384, kmoe::GateUpLayout::gate_first, true);
   model.all_to_one = true;
   TestFixture::check(model, by_chip<E, T>());
 }
@@ -269,8 +379,10 @@ TYPED_TEST(Fp8Mlp, whole_blocks_and_all_tokens_to_one_expert) {
 TYPED_TEST(Fp8Mlp, sizes_that_hopper_does_not_take) {
   using E = typename TypeParam::E;
   using T = typename TypeParam::T;
-  Model<E, T> const model(136, 56, kmoe::GateUpLayout::gate_first, false);
-  TestFixture::check(model, false);
+  for (auto const* const name : {"fp8_block", "fp8_channel"}) {
+    Model<E, T> const model({name}, 136, 56, kmoe::GateUpLayout::gate_first, false);
+    TestFixture::check(model, false);
+  }
 }
 
 }  // namespace

@@ -35,6 +35,18 @@ Scales scales_of(Product const& product, Fp8Weights const& weights) {
   return s;
 }
 
+Scales row_scales_of(Fp8Work const& all, int p) {
+  Product const& product = all.work.products[p];
+  bool const of_rows = all.kind == Fp8Scales::rows;
+  Scales s{};
+  s.weights = all.weights[p].scales;
+  s.rows = of_rows ? product.features : all.weights[p].parts;
+  s.blocks = ceil_div(product.k, scale_k);
+  s.second = of_rows ? 0 : product.features / all.weights[p].parts;
+  s.given = all.weights[p].in;
+  return s;
+}
+
 bool fits(Product const& product, Fp8Weights const& weights) {
   bool const apart = product.halves == Halves::gate_first || product.halves == Halves::up_first;
   bool const whole = weights.parts == (apart ? 2 : 1) ||
@@ -78,36 +90,151 @@ void quantize_first(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
   what.scales[1].in_row = scale_pitch(what.scales[1].blocks);
 }
 
-/// As launch_of() of experts.cpp: sizes decide, and any choice gives the same bits.
-template <Operand Type>
-void launch_of(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
+// As launch_of() of experts.cpp: sizes decide, and any choice gives the same bits.
+
+/// Whether a launch does it all.
+bool is_small(Fp8Work const& all) {
   Work const& work = all.work;
-  int const features = work.products[0].features;
   auto const active = std::min<std::int64_t>(work.rows, work.groups);
-  if (work.tokens <= 8 && active * ceil_div(features, 128) < 4 * machine().multiprocessors) {
-    using T = Fp8Tile<64, 8, 10, 1, 2, false>;
+  return all.input_weights == nullptr && work.tokens <= 8 &&
+         active * ceil_div(work.products[0].features, 128) < 4 * machine().multiprocessors;
+}
+/// Whether an expert has no more rows than so many, if all have some.
+bool has_rows(Work const& work, int most) {
+  return work.rows <= most * std::int64_t{work.groups};
+}
+/// Whether a launch has both products, with scales of rows: the group that makes codes of the
+/// intermediate takes long where rows are many.
+bool is_one_launch(Work const& work) {
+  return has_rows(work, 24);
+}
+template <Operand Type, bool PerRow>
+void launch_small(cudaStream_t stream, Fp8Launch& what, Work const& work) {
+  using T = Fp8Tile<64, 8, 10, 1, 2, false, PerRow>;
+  launch_tile<fp8_kernel<Type, T>, T>(stream, what, work);
+}
+template <Operand Type, bool PerRow>
+void launch_codes(cudaStream_t stream, Fp8Launch& what, Work const& work) {
+  if (has_rows(work, 64)) {
+    using T = Fp8Tile<256, 64, 4, 2, 1, true, PerRow>;
     return launch_tile<fp8_kernel<Type, T>, T>(stream, what, work);
   }
+  using T = Fp8WideTile<4, PerRow>;
+  launch_tile<fp8_wide_kernel<Type, T>, T>(stream, what, work);
+}
+
+/// Codes [rows, k] and scales [rows].
+struct RowCodes {
+  RowCodes(void* from, std::int64_t rows, std::int64_t k)
+      : codes(static_cast<char*>(from)),
+        scales(reinterpret_cast<float*>(codes + round_up(rows * k))),
+        end(codes + round_up(rows * k) + round_up(4 * rows)) {}
+  char* codes;
+  float* scales;
+  char* end;
+};
+
+/// Codes of x are made once for all rows of a token, if they are the same for them and have room.
+bool is_by_row(Fp8Work const& all, int p) {
+  return p == 1 || all.weights[p].in != nullptr || all.input_weights != nullptr ||
+         all.work.tokens > all.work.rows;
+}
+
+/// Makes codes of what comes into product p, and tells `product` and `scales` of them.
+template <Operand Type>
+RowCodes quantize_rows(cudaStream_t stream, Fp8Work const& all, int p, Product& product,
+                       Scales& scales) {
+  Work const& work = all.work;
+  bool const by_row = is_by_row(all, p);
+  std::int64_t const count = by_row ? work.rows : work.tokens;
+  RowCodes const to(all.scratch, count, product.k);
+  RowsToCodes rows{};
+  rows.in = product.in;
+  rows.k = product.k;
+  rows.rows = count;
+  rows.codes = to.codes;
+  product.in = to.codes;
+  scales.in = rows.scales = to.scales;
+  if (by_row) {
+    rows.offsets = work.offsets;
+    rows.groups = work.groups;
+    rows.slots = product.gather ? work.slots : nullptr;
+    rows.slots_per_row = work.slots_per_row;
+    rows.weights = p == 0 ? all.input_weights : nullptr;
+    rows.given = all.weights[p].in;
+    product.gather = false;
+  }
+  launch_before(stream, 8 * machine().multiprocessors, 32 * count, quantize_rows_kernel<Type>,
+                rows);
+  return to;
+}
+
+/// Scales of rows, but for few tokens.
+template <Operand Type>
+void launch_rows(cudaStream_t stream, Fp8Launch& what, Fp8Work const& all) {
+  Work const& work = all.work;
+  auto& [up, down] = what.products;
+  RowCodes const x = quantize_rows<Type>(stream, all, 0, up, what.scales[0]);
+  if (is_one_launch(work)) {
+    RowCodes const between(x.end, work.rows, down.k);
+    what.scales[1].codes = between.codes;
+    down.in = between.codes;
+    what.scales[1].in = what.scales[1].out = between.scales;
+    return launch_codes<Type, true>(stream, what, work);
+  }
+  what.count = 1;
+  launch_codes<Type, true>(stream, what, work);
+  up = down;
+  what.scales[0] = what.scales[1];
+  quantize_rows<Type>(stream, all, 1, up, what.scales[0]);
+  launch_codes<Type, true>(stream, what, work);
+}
+
+template <Operand Type>
+void launch_of(cudaStream_t stream, Fp8Work const& all) {
+  bool const per_row = all.kind != Fp8Scales::blocks;
+  Fp8Launch what{};
+  describe(all.work, what);
+  for (int p = 0; p < 2; ++p) {
+    what.scales[p] =
+        per_row ? row_scales_of(all, p) : scales_of(all.work.products[p], all.weights[p]);
+  }
+  if (is_small(all)) {
+    return per_row ? launch_small<Type, true>(stream, what, all.work)
+                   : launch_small<Type, false>(stream, what, all.work);
+  }
+  if (per_row) return launch_rows<Type>(stream, what, all);
   quantize_first<Type>(stream, what, all);
-  if (work.rows <= 64 * std::int64_t{work.groups}) {
-    using T = Fp8Tile<256, 64, 4, 2, 1, true>;
-    return launch_tile<fp8_kernel<Type, T>, T>(stream, what, work);
+  launch_codes<Type, false>(stream, what, all.work);
+}
+
+/// Of codes and scales.
+std::size_t scratch_bytes(Fp8Work const& what) {
+  Work const& work = what.work;
+  auto const k = [&](int p) { return std::int64_t{work.products[p].k}; };
+  if (what.kind == Fp8Scales::blocks) {
+    return round_up(work.tokens * k(0)) +
+           round_up(work.tokens * scale_pitch(ceil_div(k(0), scale_k)) * 4);
   }
-  launch_tile<fp8_wide_kernel<Type, Fp8WideTile<4>>, Fp8WideTile<4>>(stream, what, work);
+  std::int64_t const both = is_one_launch(work) ? k(0) + k(1) : std::max(k(0), k(1));
+  return round_up(work.rows * both) + 2 * round_up(work.rows * 4);
 }
 
 }  // namespace
 
-std::size_t fp8_scratch_bytes(std::int64_t tokens, std::int64_t hidden_size) {
-  return round_up(tokens * hidden_size) +
-         round_up(tokens * scale_pitch(ceil_div(hidden_size, scale_k)) * 4);
-}
-
 bool takes_fp8(Fp8Work const& what) {
   Work const& work = what.work;
   if (work.count != 2 || work.products[0].halves == Halves::none ||
-      work.products[1].act != Act::identity || !takes(work))
+      work.products[1].act != Act::identity || what.kind == Fp8Scales::other || !takes(work) ||
+      !aligned(what.scratch) || scratch_bytes(what) > what.scratch_bytes) {
     return false;
+  }
+  if (what.kind != Fp8Scales::blocks) {
+    bool const alone = work.ids == nullptr && work.y == nullptr;
+    bool const at_once = is_small(what) || (is_one_launch(work) && !is_by_row(what, 0));
+    return (alone || at_once) && work.products[0].k % 16 == 0 && work.products[1].k % 16 == 0;
+  }
+  if (what.input_weights != nullptr) return false;
   constexpr std::int64_t most = std::int64_t{1} << 31;  // scales, in 32-bit numbers
   for (int p = 0; p < 2; ++p) {
     if (!fits(work.products[p], what.weights[p])) return false;
@@ -118,19 +245,15 @@ bool takes_fp8(Fp8Work const& what) {
   }
   // Codes and scales of the intermediate have room in the place of its elements, whatever the rows:
   // a row of 16 codes has 16 bytes of scales. Else the bits would depend on the number of rows.
-  return aligned(what.scratch) &&
-         fp8_scratch_bytes(work.tokens, work.products[0].k) <= what.scratch_bytes;
+  return true;
 }
 
 void launch_fp8(void* stream, Operand operand, Fp8Work const& all) {
-  Fp8Launch what{};
-  describe(all.work, what);
-  for (int p = 0; p < 2; ++p) what.scales[p] = scales_of(all.work.products[p], all.weights[p]);
   auto const queue = static_cast<cudaStream_t>(stream);
   if (operand == Operand::bf16) {
-    launch_of<Operand::bf16>(queue, what, all);
+    launch_of<Operand::bf16>(queue, all);
   } else {
-    launch_of<Operand::f16>(queue, what, all);
+    launch_of<Operand::f16>(queue, all);
   }
 }
 

@@ -4,13 +4,19 @@
 
 /// \file
 /// The kernel of kernel.hpp for e4m3 weights with a scale per 128 x 128, and activations with one
-/// per 128 of a row.
+/// per 128 of a row; or with scales of rows, or of parts of the weights and rows.
 ///
-/// Sums are in two levels: the tensor cores add 128 of k, whose sum times both scales is added to a
-/// float. Many rows: x comes in codes (quantize_kernel), and a tile of 256 gates and ups, which is
-/// 128 of the intermediate, leaves codes and scales for the second product. Few rows: tiles are
-/// narrower than a scale's 128, so that the intermediate is kept in 16 bits, and the loading warps
-/// quantize what they bring: no kernel before this one. The bits are the same.
+/// Sums are in two levels: the tensor cores add 128 of k, and their sums are added to a float,
+/// times both scales if those are of blocks. Scales of rows are multiplied with what all of k
+/// gives.
+///
+/// Many rows: x comes in codes from a kernel before. With blocks, a tile of 256 gates and ups,
+/// which is 128 of the intermediate, leaves codes and scales for the second product. The scale of a
+/// row of the intermediate is known when all of it is: with scales of rows tiles leave elements, of
+/// which the group that is the last to finish some tokens makes codes; for the largest tiles
+/// another kernel does, and each product is a launch. Few rows: tiles are narrower than a block's
+/// 128, the intermediate is kept in 16 bits, and the loading warps quantize what they bring, for
+/// which they look through rows twice: no kernel before this one. The bits are the same.
 
 #include "device/sm90/fp8.hpp"
 #include "device/sm90/fp8_quantize.hpp"
@@ -18,39 +24,37 @@
 
 namespace kmoe::device::sm90 {
 
-/// Scales of a row in memory: batches of four, of which the wide kernel has so many at once.
-inline constexpr int scale_batches = 4;
-__host__ __device__ constexpr int scale_pitch(int blocks) {
-  return (blocks + 3) / 4 * 4;
-}
-
 /// The scales of one product.
 struct Scales {
   float const* weights;  // [groups, rows, blocks]
   int rows, blocks;
   int shift;  // a tile's feature has the row feature >> shift, up to last
   int last;
-  int second;       // rows from a first half's scale to its second half's
+  int second;  // rows from a first half's scale to its second half's; scales of rows: the first
+               // feature with the second part's scale, 0: each has its own
   float const* in;  // of the codes that come in, in_row for each row: whole batches
   float* out;       // of the codes that go out, the next product's
+  void* codes;      // those; of blocks the first product's out
   int in_row;
+  float const* given;  // [groups] scale of all rows that come in; null, 0: of each row
 };
 struct Fp8Launch : Launch {
   Scales scales[2];
 };
 
-/// `Codes`: what comes in is codes, else elements.
-template <int Features, int Tokens, int Stages, int Groups, int Depth, bool Codes>
-struct Fp8Tile : Tile<Features, Tokens, Stages, Groups, Depth, 1, 2048> {
-  using Base = Tile<Features, Tokens, Stages, Groups, Depth, 1, 2048>;
-  static constexpr bool codes = Codes, by_eights = false;
+/// `Codes`: what comes in is codes, else elements. `PerRow`: with scales of rows, else of blocks.
+template <int Features, int Tokens, int Stages, int Groups, int Depth, bool Codes, bool PerRow>
+struct Fp8Tile : Tile<Features, Tokens, Stages, Groups, Depth, 1, PerRow ? 512 : 2048> {
+  using Base = Tile<Features, Tokens, Stages, Groups, Depth, 1, PerRow ? 512 : 2048>;
+  static constexpr bool codes = Codes, per_row = PerRow, by_eights = false;
   static constexpr int row_k = scale_k, piece_k = 16;
   static constexpr int loader_registers = Groups == 1 ? 104 : Codes ? 56 : 168;
   static constexpr int registers = Groups == 1 ? 240 : Codes ? 224 : 168;
   // Of a step of k: those of the tokens, then for each group of the first and the second halves.
   static constexpr int step_scales = Tokens + 2 * Groups;
   static constexpr int scales = (Base::tables + 15) / 16 * 16;  // float [Stages][Depth][..]
-  static constexpr int tables = scales + Stages * Depth * step_scales * 4;
+  static constexpr int row_scales = scales + Stages * Depth * step_scales * 4;  // [Groups][..]
+  static constexpr int tables = row_scales + (PerRow ? Groups * (Features + Tokens) * 4 : 0);
   static constexpr int bytes(int groups, bool grouping) {
     return 1024 + tables + bytes_of_tables(groups, grouping);
   }
@@ -64,7 +68,8 @@ struct Fp8Block : Block<Tile> {
   using typename Base::Sums;
   static constexpr int Tokens = Tile::tokens, Stages = Tile::stages;
   static constexpr int token_arrivals = Tile::codes ? loader_threads : 1;
-  static constexpr bool finishes_together = Tile::codes;
+  static constexpr bool finishes_together = Tile::codes && !Tile::per_row;
+  static constexpr bool finishes_codes = Tile::codes && Tile::per_row;
   Scales const* scales;
 
   __device__ int place_of_scales(int stage, int sub) const {
@@ -102,6 +107,7 @@ struct Fp8Block : Block<Tile> {
     return b;
   }
   __device__ void bring_beside_rows(Beside const& b, int stage, int kt) const {
+    if constexpr (Tile::per_row) return;
     int const thread = threadIdx.x - 32;
     std::uint32_t const to = this->base + place_of_scales(stage, 0) + thread * 4;
     float const* const in = b.scales->in + kt;
@@ -112,6 +118,93 @@ struct Fp8Block : Block<Tile> {
     if (b.weights >= 0) copy_async_4(to + Tokens * 4, b.scales->weights + b.weights + kt);
   }
 
+  // Scales of rows: a group brings those of a tile while it multiplies, of the features in the
+  // order of the weights there and then of the tokens, for itself: it waits for no other.
+
+  __device__ int place_of_row_scales(int group) const {
+    return Tile::row_scales + group * (Tile::features + Tokens) * 4;
+  }
+  __device__ void bring_row_scales(Task const& task, int group) const {
+    Product const& product = this->launch.products[task.product];
+    Scales const& s = scales[task.product];
+    float const* const weights = s.weights + std::int64_t{task.group} * s.rows;
+    std::uint32_t const to = this->base + place_of_row_scales(group);
+    int const thread = threadIdx.x % group_threads, width = product.features / 2;
+#pragma unroll
+    for (int i = thread; i < Tile::features; i += group_threads) {
+      int n = task.feature * Tile::features + i;
+      bool inside = n < product.features;
+      if (product.halves != Halves::none) {  // eight of one half, eight of the other
+        int const column = n / 16 * 8 + n % 8, half = n / 8 % 2;
+        n = product.halves == Halves::interleaved ? 2 * column + half : column + half * width;
+        inside = column < width;
+      }
+      if (inside) copy_async_4(to + 4 * i, weights + (s.second == 0 ? n : n >= s.second));
+    }
+    int const divisor = this->schedule.has_slots() ? this->launch.slots_per_row : 1;
+    for (int r = thread; Tile::codes && r < task.count; r += group_threads) {
+      int const row = task.row + r;
+      int const from = product.gather ? this->schedule.slot(row) / divisor : row;
+      copy_async_4(to + 4 * (Tile::features + r), s.in + from);
+    }
+  }
+  /// Where they are when all threads of the group are here.
+  __device__ float const* row_scales(int group) const {
+    copy_async_wait();
+    named_barrier(2 + group, group_threads);
+    return reinterpret_cast<float const*>(this->memory + place_of_row_scales(group));
+  }
+  /// `own`: the scales of the first tokens where they have come with the stages.
+  template <int N>
+  __device__ __forceinline__ void scale_columns(Sums& acc, int group, float2 own) const {
+    int const lane = threadIdx.x % 32, warp = threadIdx.x % group_threads / 32;
+    float const* const all = row_scales(group);
+    float const* const tokens = all + Tile::features + 2 * (lane % 4);
+    static_assert(!Tile::per_row || Tile::codes || Tokens == 8);
+#pragma unroll
+    for (int part = 0; part < Tile::parts; ++part) {
+      float const* const weights = all + (group * Tile::parts + part) * 64 + 16 * warp + lane / 4;
+      float const low = weights[0], high = weights[8];
+#pragma unroll
+      for (int j = 0; j < N / 8; ++j) {
+        float2 const token = Tile::codes ? *reinterpret_cast<float2 const*>(tokens + 8 * j) : own;
+        float* const d = acc[part] + 4 * j;
+        d[0] = __fmul_rn(d[0], token.x * low);  // not rounded together with a bias
+        d[1] = __fmul_rn(d[1], token.y * low);
+        d[2] = __fmul_rn(d[2], token.x * high);
+        d[3] = __fmul_rn(d[3], token.y * high);
+      }
+    }
+  }
+
+  /// All threads of a group that has stored its part of a gated tile: the last one makes codes of
+  /// the rows, which are whole then.
+  template <Operand Type>
+  __device__ void finish_codes(Task const& task, int group) const {
+    Product const& product = this->launch.products[0];
+    Scales const& s = scales[1];
+    auto* const is_last = reinterpret_cast<int*>(this->memory + place_of_row_scales(group));
+    std::uint32_t* const ready = this->ready(task.tile);
+    int const thread = threadIdx.x % group_threads;
+    if (thread == 0) {
+      std::uint32_t const groups = this->schedule.features0 * Tile::groups;
+      *is_last = add_acquire_release(ready, 1) == groups - 1 ? 1 : 0;
+    }
+    named_barrier(2 + group, group_threads);
+    bool const last = *is_last != 0;
+    if (last) {
+      int const pieces = product.features / 16;
+      float const given = s.given != nullptr ? s.given[task.group] : 0.0F;
+      for (int r = thread / 32; r < task.count; r += group_threads / 32) {
+        std::int64_t const row = task.row + r;
+        quantize_row<Type>(static_cast<uint4 const*>(product.out) + row * pieces, pieces, nullptr,
+                           given, static_cast<uint2*>(s.codes) + row * pieces, s.out + row);
+      }
+    }
+    named_barrier(2 + group, group_threads);
+    if (last && thread == 0) add_release(ready, 1);
+  }
+
   /// Warps 1 to 3.
   template <Operand Type, class Self>
   __device__ void load_tokens(Self& self) {
@@ -120,6 +213,23 @@ struct Fp8Block : Block<Tile> {
     } else {
       quantize_tokens<Type>();
     }
+  }
+
+  /// The largest magnitude of this warp's share of a row of so many 16 bytes.
+  __device__ static std::uint32_t largest_of_row(uint4 const* row, int pieces) {
+    constexpr int batch = 4;
+    std::uint32_t pairs = 0;
+    for (int first = threadIdx.x - 32; first < pieces; first += batch * loader_threads) {
+      uint4 values[batch];
+#pragma unroll
+      for (int n = 0; n < batch; ++n) {
+        int const i = first + n * loader_threads;
+        values[n] = i < pieces ? __ldcg(row + i) : uint4{};
+      }
+#pragma unroll
+      for (int n = 0; n < batch; ++n) pairs = largest_pairs(pairs, values[n]);
+    }
+    return __reduce_max_sync(~0U, max(pairs & 0xffffU, pairs >> 16));
   }
 
   /// Elements: the warps take turns, a stage each. Eight lanes bring 128 of a row.
@@ -138,6 +248,10 @@ struct Fp8Block : Block<Tile> {
       int const divisor = has_slots ? this->launch.slots_per_row : 1;
       auto const* const in = static_cast<uint4 const*>(product.in);
       auto const pitch = static_cast<std::uint32_t>(product.k / 8);
+      auto const row_of = [&](int r) {
+        int const row = min(task.row + r, last_row);
+        return product.gather ? this->schedule.slot(row) / divisor : row;
+      };
       // The 128 that these lanes bring in round n: block sub[n] of the stage of a row.
       std::uint32_t from[rounds];  // in 16 bytes
       int sub[rounds], own_row[rounds];
@@ -146,12 +260,10 @@ struct Fp8Block : Block<Tile> {
         int const item = 4 * n + lane / 8;
         sub[n] = item / task.count;
         own_row[n] = item - sub[n] * task.count;
-        int const row = min(task.row + own_row[n], last_row);
-        from[n] = (product.gather ? this->schedule.slot(row) / divisor : row) * pitch +
-                  sub[n] * (scale_k / 8) + 2 * piece;
+        from[n] = row_of(own_row[n]) * pitch + sub[n] * (scale_k / 8) + 2 * piece;
       }
       float const* weights = nullptr;
-      if (lane < 2 * Tile::groups * Tile::depth) {
+      if (!Tile::per_row && lane < 2 * Tile::groups * Tile::depth) {
         weights = weight_scales(task, lane / 2 % Tile::groups, lane % 2) + lane / 2 / Tile::groups;
       }
       int const blocks = scales[task.product].blocks;
@@ -161,6 +273,26 @@ struct Fp8Block : Block<Tile> {
       if (task.product == 1) {
         std::uint32_t const expected = this->schedule.features0 * Tile::groups;
         while (load_acquire(this->ready(task.tile)) < expected) __nanosleep(32);
+      }
+      float row_scale[rounds];
+      bool is_given = false;
+      if constexpr (Tile::per_row) {
+        float const* const all = scales[task.product].given;
+        float const given = all != nullptr ? all[task.group] : 0.0F;
+        is_given = given != 0;
+        auto* const kept = reinterpret_cast<std::uint32_t*>(this->memory + Tile::rows);
+        named_barrier(1, loader_threads);  // nobody needs those of the last tile
+        for (int r = 0; r < task.count && !is_given; ++r) {
+          std::uint32_t const most = largest_of_row(in + row_of(r) * pitch, pitch);
+          if (lane == 0) kept[warp * Tokens + r] = most;
+        }
+        named_barrier(1, loader_threads);
+#pragma unroll
+        for (int n = 0; n < rounds; ++n) {
+          std::uint32_t const* const parts = kept + own_row[n];
+          std::uint32_t const most = max(parts[0], max(parts[Tokens], parts[2 * Tokens]));
+          row_scale[n] = is_given ? given : group_scale<Type>(most);
+        }
       }
 
       uint4 values[rounds][2];
@@ -200,7 +332,13 @@ struct Fp8Block : Block<Tile> {
           for (int n = 0; n < rounds; ++n) {
             if (4 * n >= Tile::depth * task.count) break;
             float scale;
-            uint4 const codes = encode_group<Type>(values[n][0], values[n][1], scale);
+            uint4 codes;
+            if constexpr (Tile::per_row) {
+              scale = row_scale[n];
+              codes = encode_sixteen<Type>(values[n][0], values[n][1], scale, is_given);
+            } else {
+              codes = encode_group<Type>(values[n][0], values[n][1], scale);
+            }
             if (sub[n] < Tile::depth) {
               int const row = own_row[n];
               int const at = ring.stage * Tile::stage_bytes + Tile::weight_bytes +
@@ -241,11 +379,20 @@ struct Fp8Block : Block<Tile> {
     }
     wgmma_commit();
   }
-  /// d += sums times the scales, when no more than Pending products are under way. The first scales
-  /// are read before.
+  /// d += sums times the scales, if those are of blocks, when no more than Pending products are
+  /// under way. The first scales are read before.
   template <int N, int Pending, int Size, int Columns>
   __device__ __forceinline__ void add_block(float (&d)[Columns], float (&sums)[Size], int stage,
                                             int sub, int group) const {
+    if constexpr (Tile::per_row) {
+      wgmma_wait<Pending>();
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i) {
+        asm volatile("" : "+f"(sums[i])::"memory");
+        d[i] += sums[i];
+      }
+      return;
+    }
     constexpr int batch = N < 32 ? N / 8 : 4, batches = (N / 8 + batch - 1) / batch;
     std::uint32_t const scale = this->base + place_of_scales(stage, sub);
     float2 const weight = load_shared(scale + 4 * (Tokens + 2 * group));
@@ -291,9 +438,13 @@ struct Fp8Block : Block<Tile> {
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) acc[part][i] = 0.0F;
     }
+    float2 token = {};
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(this->full(ring.stage), ring.phase);
       proxy_fence();
+      if constexpr (Tile::per_row && !Tile::codes) {
+        token = load_shared(this->base + place_of_scales(ring.stage, 0) + 8 * (threadIdx.x % 4));
+      }
       if constexpr (both) {
         multiply_block<N>(sums[0], ring.stage, 0, group * parts);
         multiply_block<N>(sums[1], ring.stage, 0, group * parts + 1);
@@ -314,6 +465,7 @@ struct Fp8Block : Block<Tile> {
       if (signals) barrier_arrive(this->empty(ring.stage));
       ring.next();
     }
+    if constexpr (Tile::per_row) scale_columns<N>(acc, group, token);
   }
 
   template <Operand>
@@ -321,6 +473,7 @@ struct Fp8Block : Block<Tile> {
                                                 bool signals, Task const& task) {
     int const tiles = this->k_tiles(task.product);
     int const blocks = scales[task.product].blocks;
+    if constexpr (Tile::per_row) bring_row_scales(task, group);
 #define KMOE_CASE(n)                                                        \
   if constexpr (n <= Tokens) {                                              \
     if (task.count > n - (n <= 32 ? 8 : 16))                                \
@@ -379,11 +532,11 @@ struct Fp8Block : Block<Tile> {
   template <Operand Type>
   __device__ __forceinline__ bool finish_gated(Sums& acc, Task const& task, int group,
                                                int thread) const {
-    if constexpr (!Tile::codes) return false;
-    static_assert(!Tile::codes || Tile::features == 2 * scale_k);
+    if constexpr (!finishes_together) return false;
+    static_assert(!finishes_together || Tile::features == 2 * scale_k);
     constexpr int chunk = Tokens < 64 ? Tokens : 64, threads = Tile::groups * group_threads;
     constexpr int barrier = 5, token_bytes = 2 * scale_k;
-    static_assert(!Tile::codes || chunk * token_bytes <= Tile::groups * Tile::staging_bytes);
+    static_assert(!finishes_together || chunk * token_bytes <= Tile::groups * Tile::staging_bytes);
     Product const& product = this->launch.products[task.product];
     int const warp = thread / 32, lane = thread % 32;
     int const own = group * group_threads + thread, token_of_own = own / 8, piece = own % 8;
@@ -439,36 +592,6 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   std::uint32_t const address = shared_address(raw), base = (address + 1023) / 1024 * 1024;
   Fp8Block<Tile> block{{launch, base, raw + (base - address), {}}, launch.scales};
   run_block<Type, Tile>(launch, block);
-}
-
-/// x [rows, k] to codes and scales [rows, scale_pitch(ceil(k / 128))].
-template <Operand Type>
-__global__ void __launch_bounds__(256)
-    quantize_kernel(void const* x, std::int64_t rows, int k, void* codes, float* scales) {
-  wait_for_kernels_before();
-  let_next_begin();
-  int const blocks = (k + scale_k - 1) / scale_k, lane = threadIdx.x % 32, piece = lane % 8;
-  std::int64_t const groups = rows * blocks;
-  std::int64_t const warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
-  std::int64_t const warps = gridDim.x * blockDim.x / 32;
-  for (std::int64_t first = 4 * warp; first < groups; first += 4 * warps) {
-    std::int64_t const group = first + lane / 8;
-    std::int64_t const row = group / blocks;
-    int const at = static_cast<int>(group - row * blocks) * scale_k + 16 * piece;
-    bool const inside = group < groups && at < k;
-    uint4 low = {0, 0, 0, 0}, high = low;
-    if (inside) {
-      auto const* const from = static_cast<uint4 const*>(x) + (row * k + at) / 8;
-      low = from[0];
-      high = from[1];
-    }
-    float scale;
-    uint4 const code = encode_group<Type>(low, high, scale);
-    if (inside) static_cast<uint4*>(codes)[(row * k + at) / 16] = code;
-    if (group < groups && piece == 0) {
-      scales[row * scale_pitch(blocks) + (group - row * blocks)] = scale;
-    }
-  }
 }
 
 }  // namespace kmoe::device::sm90

@@ -15,8 +15,8 @@
 namespace kmoe::device::sm90 {
 
 /// 256 features x 128 tokens, 64 of each group.
-template <int Stages>
-struct Fp8WideTile : Fp8Tile<256, 128, Stages, 2, 1, true> {
+template <int Stages, bool PerRow>
+struct Fp8WideTile : Fp8Tile<256, 128, Stages, 2, 1, true, PerRow> {
   static_assert(Stages <= scale_batches);
 };
 
@@ -26,10 +26,16 @@ struct WideBlock : Fp8Block<Tile> {
   static constexpr int Stages = Tile::stages;
   static constexpr int own_tokens = 64, halves = 2, half = Tile::features / halves;
   using Sums = float[halves][half / 2];  // of two tokens
+  static constexpr int down =
+      Tile::per_row ? 0 : 1;  // with scales of rows a launch has one product
+  __device__ bool is_gated(Task const& task) const {
+    return Tile::per_row ? this->launch.products[0].halves != Halves::none : task.product == 0;
+  }
 
   // The tokens' scales come for four steps of k at once, float4 [scale_batches][tokens], in the
   // place of the staging memory. A batch is taken when the stage before `Stages` steps is.
-  static_assert(scale_batches * Tile::tokens * 16 <= Tile::groups * Tile::staging_bytes);
+  static_assert(Tile::per_row ||
+                scale_batches * Tile::tokens * 16 <= Tile::groups * Tile::staging_bytes);
 
   struct Beside {
     static constexpr int own = Base::Beside::own;
@@ -47,6 +53,7 @@ struct WideBlock : Fp8Block<Tile> {
     return own;
   }
   __device__ void bring_beside_rows(Beside const& b, int stage, int kt) const {
+    if constexpr (Tile::per_row) return;
     int const thread = threadIdx.x - 32;
     if (kt % 4 == 0) {
       int const batch = (b.batch + kt / 4) % scale_batches;
@@ -103,10 +110,12 @@ struct WideBlock : Fp8Block<Tile> {
       auto const above = matrix_descriptor(0) >> 32 << 32;
       float const* const tokens = scales + (batch * Tile::tokens + row) * 4 + kt % 4;
       float const* const weights = this->scales_at(ring.stage, 0) + Tile::tokens;
-      float const low = tokens[0], high = tokens[32];
+      float low = 0, high = 0;
+      if constexpr (!Tile::per_row) low = tokens[0], high = tokens[32];
 #pragma unroll
       for (int h = 0; h < halves; ++h) {
-        float2 const weight = *reinterpret_cast<float2 const*>(weights + 2 * h);
+        float2 weight = {};
+        if constexpr (!Tile::per_row) weight = *reinterpret_cast<float2 const*>(weights + 2 * h);
         take_turn(group);
         wgmma_begin();
 #pragma unroll
@@ -130,11 +139,28 @@ struct WideBlock : Fp8Block<Tile> {
         }
 #pragma unroll
         for (int i = 0; i < half / 2; ++i) {
-          acc[h][i] = fmaf(sums[i], factors[i / 4 % 2][i / 2 % 2], acc[h][i]);
+          acc[h][i] = Tile::per_row ? acc[h][i] + sums[i]
+                                    : fmaf(sums[i], factors[i / 4 % 2][i / 2 % 2], acc[h][i]);
         }
       }
       ring.next();
       if (kt % 4 == 3 || kt == tiles - 1) batch = (batch + 1) % scale_batches;
+    }
+    if constexpr (Tile::per_row) scale_tokens(acc, group, row);
+  }
+  /// As scale_columns(), of tokens `row` and row + 8 of a tile.
+  __device__ __forceinline__ void scale_tokens(Sums& acc, int group, int row) const {
+    float const* const all = this->row_scales(group);
+    float const low = all[Tile::features + row], high = all[Tile::features + row + 8];
+    float const* const weights = all + 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int i = 0; i < Tile::features / 8; ++i) {
+      float2 const weight = *reinterpret_cast<float2 const*>(weights + 8 * i);
+      float* const d = acc[i / 16] + 4 * (i % 16);
+      d[0] = __fmul_rn(d[0], low * weight.x);
+      d[1] = __fmul_rn(d[1], low * weight.y);
+      d[2] = __fmul_rn(d[2], high * weight.x);
+      d[3] = __fmul_rn(d[3], high * weight.y);
     }
   }
   // The second group gives the first turn before it begins.
@@ -152,7 +178,7 @@ struct WideBlock : Fp8Block<Tile> {
   };
   static_assert(Tile::tokens * sizeof(Kept) <= Tile::groups * Tile::sums * 4);
   __device__ void keep(Task const& task, int first) const {
-    float const* const all = this->launch.products[1].weights;
+    float const* const all = this->launch.products[down].weights;
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
       if (first + 8 * side >= task.count) continue;
@@ -184,9 +210,29 @@ struct WideBlock : Fp8Block<Tile> {
     });
   }
 
-  /// The codes and the scale of this thread's two tokens, which four threads share.
+  /// Words of features 8 j + 2 (lane % 4) of Features of a row of `width` elements, from `begin`
+  /// on.
+  template <int Features, class Word>
+  __device__ __forceinline__ void store_features(std::uint16_t* row, int begin, int width,
+                                                 bool stores, Word const& word) const {
+    int const own = threadIdx.x % 4;
+#pragma unroll
+    for (int b = 0; b < Features / 32; ++b) {
+      std::uint32_t v[4];
+#pragma unroll
+      for (int n = 0; n < 4; ++n) v[n] = word(4 * b + n);
+      transpose_words(v, own);
+      int const feature = begin + 32 * b + 8 * own;
+      if (stores && feature < width) {
+        *reinterpret_cast<uint4*>(row + feature) = {v[0], v[1], v[2], v[3]};
+      }
+    }
+  }
+
+  /// The codes and the scale of this thread's two tokens, which four threads share; with scales of
+  /// rows the elements.
   template <Operand Type>
-  __device__ __forceinline__ void finish_codes(Sums& acc, Task const& task, int first) const {
+  __device__ __forceinline__ void finish_gated_rows(Sums& acc, Task const& task, int first) const {
     Product const& product = this->launch.products[0];
     int const width = product.features / 2, begin = task.feature * scale_k;
     int const own = threadIdx.x % 4;
@@ -206,6 +252,13 @@ struct WideBlock : Fp8Block<Tile> {
           float const* const d = acc[i / 8] + 8 * (i % 8) + 2 * side;
           pairs[i] = pack<Type>(act(d[0], d[4]), act(d[1], d[5]));
           largest = __vmaxu2(largest, pairs[i] & 0x7fff7fffU);
+        }
+        if constexpr (Tile::per_row) {
+          auto* const out = static_cast<std::uint16_t*>(product.out);
+          int const token = first + 8 * side;
+          store_features<scale_k>(out + std::int64_t{task.row + token} * width, begin, width,
+                                  token < task.count, [&](int j) { return pairs[j]; });
+          continue;
         }
         std::uint32_t most = max(largest & 0xffffU, largest >> 16);
         most = max(most, __shfl_xor_sync(~0U, most, 1));
@@ -240,7 +293,7 @@ struct WideBlock : Fp8Block<Tile> {
   template <Operand Type>
   __device__ __forceinline__ void finish_rows(Sums& acc, Task const& task, Kept const* kept,
                                               int first) const {
-    Product const& product = this->launch.products[1];
+    Product const& product = this->launch.products[down];
     int const width = product.features, begin = task.feature * Tile::features;
     int const own = threadIdx.x % 4;
     add_bias(acc, product.bias, [&](int i, int n) {
@@ -251,21 +304,11 @@ struct WideBlock : Fp8Block<Tile> {
     for (int side = 0; side < 2; ++side) {
       auto const [to, weight] = kept[8 * side];
       auto* const out = static_cast<std::uint16_t*>(product.out) + std::int64_t{to} * width;
-#pragma unroll
-      for (int b = 0; b < Tile::features / 32; ++b) {
-        std::uint32_t v[4];  // of features 32 b + 8 n + 2 own
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          int const j = 4 * b + n;
-          float const* const d = acc[j / 16] + 4 * (j % 16) + 2 * side;
-          v[n] = pack<Type>(weight * d[0], weight * d[1]);
-        }
-        transpose_words(v, own);
-        int const feature = begin + 32 * b + 8 * own;
-        if (first + 8 * side < task.count && feature < width) {
-          *reinterpret_cast<uint4*>(out + feature) = {v[0], v[1], v[2], v[3]};
-        }
-      }
+      float const factor = weight;
+      store_features<Tile::features>(out, begin, width, first + 8 * side < task.count, [&](int j) {
+        float const* const d = acc[j / 16] + 4 * (j % 16) + 2 * side;
+        return pack<Type>(factor * d[0], factor * d[1]);
+      });
     }
   }
 
@@ -284,16 +327,21 @@ struct WideBlock : Fp8Block<Tile> {
     auto const* const kept = reinterpret_cast<Kept*>(this->memory + Tile::weights) + first;
     for (Task const* task = this->wait_for_task(place); task->product >= 0;
          task = this->wait_for_task(place)) {
-      if (task->product == 1 && lane % 4 == 0) keep(*task, first);
+      if (!is_gated(*task) && lane % 4 == 0) keep(*task, first);
+      if constexpr (Tile::per_row) {
+        if (own_tokens * group < task->count) this->bring_row_scales(*task, group);
+      }
       multiply_tokens(acc, ring, group, this->k_tiles(task->product), task->count, lane == 0,
                       batch);
       __syncwarp();
-      if (task->product == 0) {
-        finish_codes<Type>(acc, *task, first);
+      if (is_gated(*task)) {
+        finish_gated_rows<Type>(acc, *task, first);
       } else {
         finish_rows<Type>(acc, *task, kept, first);
       }
-      if (task->product == 0 || this->launch.sides.sums != nullptr) {
+      if constexpr (Tile::per_row) {
+        named_barrier(2 + group, group_threads);  // nobody needs the scales any more
+      } else if (task->product == 0 || this->launch.sides.sums != nullptr) {
         named_barrier(2 + group, group_threads);
         if (thread == 0) {
           add_release(task->product == 0 ? this->ready(task->tile) : this->launch.counters + 2, 1);

@@ -198,6 +198,7 @@ struct Block {
   static constexpr int weight_threads = 32;              // of load_weights()
   static constexpr int token_arrivals = loader_threads;  // at a stage, of all but thread 0
   static constexpr bool finishes_together = false;       // the groups of a gated tile
+  static constexpr bool finishes_codes = false;  // the last group of the gated tiles of some tokens
   __device__ int beside_rows(Task const&, int const*) const {
     return 0;
   }
@@ -215,6 +216,8 @@ struct Block {
   __device__ bool finish_gated(Sums&, Task const&, int, int) const {
     return false;
   }
+  template <Operand>
+  __device__ void finish_codes(Task const&, int) const {}
   /// The first of the rows that come to a loading thread.
   __device__ static int first_row(int thread) {
     return thread / row_lanes;
@@ -284,7 +287,8 @@ struct Block {
       named_barrier(1, loader_threads);
       auto const beside = self.beside_rows(task, rows);
       if (task.product == 1) {
-        std::uint32_t const expected = schedule.features0 * Tile::groups * Tile::pair;
+        std::uint32_t const expected =
+            schedule.features0 * Tile::groups * Tile::pair + (Self::finishes_codes ? 1 : 0);
         while (load_acquire(ready(task.tile)) < expected) __nanosleep(32);
       }
       int const tiles = k_tiles(task.product);
@@ -466,6 +470,9 @@ __device__ void Block<Tile>::consume(Self& self, int group) {
     auto const tell = [&] {
       // All warps have stored what they have, and nobody needs the weights of the tokens any more.
       named_barrier(barrier, group_threads);
+      if constexpr (Self::finishes_codes) {
+        if (gated && tells) return self.template finish_codes<Type>(task, group);
+      }
       if (!tells || thread != 0) return;
       add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
     };

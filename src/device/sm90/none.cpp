@@ -21,9 +21,6 @@ std::size_t num_counters(std::int64_t) {
 bool takes_fp8(Fp8Work const&) {
   return false;
 }
-std::size_t fp8_scratch_bytes(std::int64_t, std::int64_t) {
-  return 0;
-}
 void launch_fp8(void*, Operand, Fp8Work const&) {
   throw std::logic_error("kmoe: built without the kernels of sm_90a");
 }

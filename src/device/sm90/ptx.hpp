@@ -120,6 +120,11 @@ __device__ __forceinline__ void copy_async_arrive(std::uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
+/// Waits for all copies of this thread but the bulk ones.
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 __device__ __forceinline__ void tensor_prefetch(CUtensorMap const* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -187,6 +192,16 @@ __device__ __forceinline__ std::uint32_t load_acquire(std::uint32_t const* word)
 }
 __device__ __forceinline__ void add_release(std::uint32_t* word, std::uint32_t value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}
+/// The word before.
+__device__ __forceinline__ std::uint32_t add_acquire_release(std::uint32_t* word,
+                                                             std::uint32_t value) {
+  std::uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(word), "r"(value)
+               : "memory");
+  return before;
 }
 
 // Kernels of one queue (CUDA, "programmatic dependent launch")
