@@ -349,7 +349,9 @@ TYPED_TEST(QuantizedGemm, mlp_matches_the_dense_one_of_the_decoded_weights) {
 }
 
 // Memory for the order in which a kernel reads x: none but the time depends on it. All memory holds
-// NaN, sizes are no multiples of 128, some scales are larger than what the products take.
+// NaN, sizes are no multiples of 128, some scales are larger than what the products take. Experts
+// that share the tokens; one that has all; experts without any between others, and tokens without
+// experts.
 TYPED_TEST(QuantizedGemm, mlp_with_less_memory_has_the_same_bits) {
   using E = typename TypeParam::E;
   using T = typename TypeParam::T;
@@ -358,9 +360,15 @@ TYPED_TEST(QuantizedGemm, mlp_with_less_memory_has_the_same_bits) {
   std::size_t const experts = 3, hidden = 192, inner = 320, tokens = 150, slots = 2;
   auto const x = kmoe::test::random_matrix<T, E>(tokens, hidden, 5);
   auto const weights = kmoe::test::random_matrix<float, E>(tokens, slots, 6);
-  kmoe::Matrix<index_t, E> const ids("ids", tokens, slots);
+  kmoe::Matrix<index_t, E> const shared("ids", tokens, slots), one("ids", tokens, slots),
+      gaps("ids", tokens, slots);
   kmoe::test::set_entries(
-      ids, [&](index_t& id, std::size_t i) { id = index_t((i / slots + i % slots) % experts); });
+      shared, [&](index_t& id, std::size_t i) { id = index_t((i / slots + i % slots) % experts); });
+  kmoe::test::set_entries(one, [&](index_t& id, std::size_t i) { id = i % slots == 0 ? 1 : -1; });
+  kmoe::test::set_entries(gaps, [&](index_t& id, std::size_t i) {
+    std::size_t const token = i / slots;
+    id = token % 3 == 1 || (token % 5 == 0 && i % slots == 0) ? -1 : index_t(i % slots * 2);
+  });
   for (auto const* const name : {"mxfp4", "nvfp4"}) {
     for (auto const layout : {kmoe::GateUpLayout::gate_first, kmoe::GateUpLayout::up_first,
                               kmoe::GateUpLayout::interleaved}) {
@@ -387,7 +395,8 @@ TYPED_TEST(QuantizedGemm, mlp_with_less_memory_has_the_same_bits) {
       kmoe::ExpertOptions options;
       options.activation = parts == 2 ? kmoe::Activation::silu : kmoe::Activation::swiglu_oai;
       kmoe::ExpertMlp<E, T> mlp(exec, w, options);
-      auto const run = [&](offset_t max_tokens) {
+      offset_t rows = 0;
+      auto const run = [&](kmoe::Matrix<index_t, E> const& ids, offset_t max_tokens) {
         kmoe::Permutation<E> permutation;
         auto const bind = [&](kmoe::Workspace<E>& ws) {
           permutation.bind(ws, index_t(tokens), index_t(slots), index_t(experts));
@@ -406,16 +415,19 @@ TYPED_TEST(QuantizedGemm, mlp_with_less_memory_has_the_same_bits) {
         auto const out = kmoe::test::poisoned_matrix<T, E>(tokens * slots, hidden);
         mlp.forward(exec, x, permutation, weights, out);
         exec.fence();
+        rows = kmoe::test::to_host(permutation.expert_offsets)(experts);
         return kmoe::test::to_host(out);
       };
-      auto const all = run(0);
-      for (std::size_t i = 0; i < all.size(); ++i) {
-        ASSERT_FALSE(std::isnan(double(all.data()[i]))) << name << " " << to_string(layout);
-      }
-      for (auto const max_tokens : {offset_t(tokens), offset_t{1}}) {
-        auto const got = run(max_tokens);
-        EXPECT_EQ(std::memcmp(got.data(), all.data(), got.size() * sizeof(T)), 0)
-            << name << " " << to_string(layout) << " " << max_tokens;
+      for (auto const& ids : {shared, one, gaps}) {
+        auto const all = run(ids, 0);
+        for (std::size_t i = 0; i < std::size_t(rows) * hidden; ++i) {
+          ASSERT_FALSE(std::isnan(double(all.data()[i]))) << name << " " << to_string(layout);
+        }
+        for (auto const max_tokens : {offset_t(tokens), offset_t{1}}) {
+          auto const got = run(ids, max_tokens);
+          EXPECT_EQ(std::memcmp(got.data(), all.data(), got.size() * sizeof(T)), 0)
+              << name << " " << to_string(layout) << " " << max_tokens << " " << rows << " rows";
+        }
       }
     }
   }
@@ -445,6 +457,7 @@ TYPED_TEST(QuantizedGemm, mlp_in_one_call_is_the_same_and_tokens_are_alone) {
     std::size_t const most = 300;
     auto const x = kmoe::test::random_matrix<T, E>(most, hidden, 5);
     auto const weights = kmoe::test::random_matrix<float, E>(most, slots, 6);
+    bool to_one = false;  // expert
     auto const run = [&](std::size_t first, std::size_t tokens, int way) {
       Result r;
       r.workspace = kmoe::make_workspace<E>([&](kmoe::Workspace<E>& ws) {
@@ -455,6 +468,7 @@ TYPED_TEST(QuantizedGemm, mlp_in_one_call_is_the_same_and_tokens_are_alone) {
       kmoe::test::set_entries(ids, [&](index_t& id, std::size_t i) {
         std::size_t const token = first + i / slots, k = i % slots;
         id = (token + k) % 7 == 6 ? -1 : index_t((token * 5 + k * 4) % experts);
+        if (to_one) id = k == token % slots ? 4 : -1;
       });
       r.rows = kmoe::test::poisoned_matrix<T, E>(tokens * slots, hidden);
       r.y = kmoe::test::poisoned_matrix<T, E>(tokens, hidden);
@@ -473,11 +487,20 @@ TYPED_TEST(QuantizedGemm, mlp_in_one_call_is_the_same_and_tokens_are_alone) {
       exec.fence();
       return r;
     };
-    for (std::size_t const tokens : {1, 3, 40, 300}) {
+    // Tiles for few rows and for many; to one expert, a few more than a tile of each size has.
+    for (auto const& [count, skewed] : {std::pair<std::size_t, bool>{1, false},
+                                        {3, false},
+                                        {40, false},
+                                        {300, false},
+                                        {12, true},
+                                        {20, true},
+                                        {40, true}}) {
+      std::size_t const tokens = count;
+      to_one = skewed;
       auto const steps = run(0, tokens, 0), grouped = run(0, tokens, 1), one = run(0, tokens, 2);
-      auto const same = [&](auto const& a, auto const& b, std::size_t count, char const* what) {
+      auto const same = [&](auto const& a, auto const& b, std::size_t size, char const* what) {
         auto const left = kmoe::test::to_host(a), right = kmoe::test::to_host(b);
-        EXPECT_EQ(std::memcmp(left.data(), right.data(), count * sizeof(*left.data())), 0)
+        EXPECT_EQ(std::memcmp(left.data(), right.data(), size * sizeof(*left.data())), 0)
             << name << " " << what << " of " << tokens;
       };
       auto const offsets = kmoe::test::to_host(steps.permutation.expert_offsets);

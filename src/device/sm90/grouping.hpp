@@ -228,7 +228,7 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
           first_tile[launch.groups],
           launch.band,
           launch.lag,
-          Tokens < 16 ? Tokens : 16,
+          Tokens % 16 == 0 ? 16 : 8,
           features0,
           features1};
 }

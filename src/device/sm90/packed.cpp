@@ -23,23 +23,24 @@ CUtensorMap encode_codes(Product const& product, PackedScales const& packed, int
   auto const swizzle = box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
   CUtensorMap map;
   CUresult status{};
-  auto const tiled = [&](int rank, u64 const* sizes, u64 const* pitches, cuuint32_t const* box) {
+  auto const tiled = [&](u64 const* sizes, u64 const* pitches, cuuint32_t const* box) {
     cuuint32_t const steps[5] = {1, 1, 1, 1, 1};
-    return encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, rank, const_cast<void*>(product.b), sizes,
+    return encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 5, const_cast<void*>(product.b), sizes,
                      pitches, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   };
   if (product.halves == Halves::none) {
-    u64 const sizes[] = {bytes, rows, matrices}, pitches[] = {row, row * rows};
-    cuuint32_t const box[] = {box_bytes, box_rows, 1};
-    status = tiled(3, sizes, pitches, box);
+    u64 const sizes[] = {bytes, 8, rows / 8, matrices, 1};
+    u64 const pitches[] = {row, 8 * row, row * rows, row * rows};
+    cuuint32_t const box[] = {box_bytes, 8, box_rows / 8, 1, 1};
+    status = tiled(sizes, pitches, box);
   } else {
     bool const interleaved = product.halves == Halves::interleaved;
     u64 const sizes[] = {bytes, 8, 2, rows / 16, matrices};
     u64 const pitches[] = {interleaved ? 2 * row : row, interleaved ? row : row * (rows / 2),
                            (interleaved ? 16 : 8) * row, row * rows};
     cuuint32_t const box[] = {box_bytes, 8, 2, box_rows / 16, 1};
-    status = tiled(5, sizes, pitches, box);
+    status = tiled(sizes, pitches, box);
   }
   if (status != CUDA_SUCCESS) {
     throw std::runtime_error("kmoe: cuTensorMapEncodeTiled refuses codes [" +
@@ -56,10 +57,16 @@ void launch_tile(cudaStream_t stream, PackedLaunch& what, Work const& work) {
   what.band = work.tokens <= 64 ? 2 : 8;
   what.lag = ceil_div(3 * blocks, what.band * ceil_div(work.products[0].features, Tile::features));
   what.factors = {4, 16, 256};
+  what.widths[0] = what.widths[1] = Tile::features;
+  // A second product of few tiles: half of them leave more multiprocessors without work.
+  auto const active = std::min<std::int64_t>(work.rows, work.groups);
+  if (what.count == 2 && work.rows <= Tile::tokens &&
+      2 * active * ceil_div(work.products[1].features, Tile::features) <= blocks) {
+    what.widths[1] /= 2;
+  }
   for (int p = 0; p < what.count; ++p) {
-    what.widths[p] = Tile::features;
     what.maps[p] = what.edge_maps[p] =
-        encode_codes(what.products[p], what.packed[p], what.groups, Tile::box, Tile::features);
+        encode_codes(what.products[p], what.packed[p], what.groups, Tile::box, what.widths[p]);
   }
   launch_kernel<packed_kernel<Tile>, Tile>(stream, what, blocks);
 }
@@ -88,14 +95,17 @@ void launch_format(cudaStream_t stream, PackedLaunch& what, PackedWork const& al
   Work const& work = all.work;
   auto const active = std::min<std::int64_t>(work.rows, work.groups);
   auto const with = [&](auto tile) { launch_tile<decltype(tile)>(stream, what, work); };
-  if (work.tokens <= 8) return with(PackedTile<Rows, 128, 8, 9, 2, 4>{});
-  if (work.rows <= (Rows::in_sums ? 20 : 8) * active) {
-    return with(PackedTile<Rows, 128, 32, 5, 2, 2, 2>{});
+  if (work.tokens <= 2) return with(PackedTile<Rows, 128, 8, 8, 2, 4>{});
+  if (work.tokens <= 8 || work.rows < 4 * active) {
+    return with(PackedTile<Rows, 128, 8, 4, 2, 4, 2>{});
   }
-  if constexpr (!Rows::in_sums) {
-    if (work.rows <= 20 * active) return with(PackedTile<Rows, 128, 32, 5, 2, 4>{});
-    if (work.rows > 24 * active && can_arrange(all)) {
-      arrange_first(stream, what, all);
+  if (work.rows <= 10 * active) return with(PackedTile<Rows, 128, 16, 3, 2, 4, 2>{});
+  if (work.rows <= 20 * active) return with(PackedTile<Rows, 128, 24, 6, 2, 4>{});
+  if (work.rows > 24 * active && can_arrange(all)) {
+    arrange_first(stream, what, all);
+    if constexpr (Rows::in_sums) {
+      return with(PackedTile<Rows, 256, 96, 4, 2, 2, 1, true>{});
+    } else {
       return with(PackedTile<Rows, 256, 128, 3, 2, 2, 1, true>{});
     }
   }
@@ -112,7 +122,7 @@ void launch_format(cudaStream_t stream, PackedLaunch& what, PackedWork const& al
 }  // namespace
 
 std::size_t arranged_bytes(Format format, std::int64_t tokens, std::int64_t hidden_size) {
-  if (format != Format::mxfp4 && format != Format::nvfp4) return 0;
+  if (format == Format::other) return 0;
   return static_cast<std::size_t>(2 * tokens * arranged_columns(hidden_size));
 }
 

@@ -15,8 +15,6 @@
 
 namespace kmoe::device::sm90 {
 
-inline constexpr int side_slot = 8;  // bytes of scales of a feature's 128 of k, in a stage
-
 __device__ __forceinline__ std::uint32_t multiply_bf16(std::uint32_t a, std::uint32_t b) {
   std::uint32_t d;
   asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
@@ -41,9 +39,9 @@ __device__ __forceinline__ uint4 load_shared_16(std::uint32_t at) {
                : "r"(at));
   return v;
 }
-__device__ __forceinline__ uint2 load_shared_8(std::uint32_t at) {
-  uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+__device__ __forceinline__ std::uint32_t load_shared_4(std::uint32_t at) {
+  std::uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
   return v;
 }
 __device__ __forceinline__ std::uint32_t load_shared_u16(std::uint32_t at) {
@@ -151,15 +149,18 @@ struct Mxfp4 : E2m1 {
   static constexpr bool in_sums = false, part_scaled = false, has_zeros = false, has_large = true;
   static constexpr bool has_offset = true;  // of a row's scales among four bytes
   static constexpr float times = 0x1p32F;
-  static constexpr int slot_bytes = 4;
+  static constexpr int slot_bytes = 4;  // of scales of 128 of k
   std::uint32_t factor;
 
-  /// What a thread needs of the scales of 128 of k, at `slot`, which may have the offset; `own` =
-  /// lane % 4.
-  __device__ static std::uint32_t load(std::uint32_t slot, int own) {
+  /// That a row of codes has in shared memory for so many 128 of k.
+  static constexpr int side_words(int slots) { return slots + 1; }
+
+  /// What a thread needs of the scales of 128 of k, at `slot`, which may have the offset, and of
+  /// the zero points `zero` bytes further; `own` = lane % 4.
+  __device__ static std::uint32_t load(std::uint32_t slot, int, int own) {
     return load_shared_u8(slot + own);
   }
-  __device__ void set(std::uint32_t scale, int) {
+  __device__ void set(std::uint32_t scale) {
     factor = scale * 0x00800080U + (126 - 32) * 0x00800080U;
   }
   __device__ std::uint32_t decode(std::uint32_t near, int n, int, Factors const& by) const {
@@ -185,10 +186,11 @@ struct Nvfp4 : E2m1 {
   static constexpr int slot_bytes = 8;
   std::uint32_t factors[2];
 
-  __device__ static std::uint32_t load(std::uint32_t slot, int own) {
+  static constexpr int side_words(int slots) { return slots == 1 ? 2 : 2 * slots + 1; }
+  __device__ static std::uint32_t load(std::uint32_t slot, int, int own) {
     return load_shared_u16(slot + 2 * own);
   }
-  __device__ void set(std::uint32_t scales, int) {
+  __device__ void set(std::uint32_t scales) {
     auto const two = static_cast<__nv_fp8x2_storage_t>(scales);
     float2 const s = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(two, __NV_E4M3)));
     factors[0] = pack<Operand::bf16>(s.x * 0x1p118F, s.x * 0x1p118F);
@@ -209,12 +211,13 @@ struct Int4 {
   float scale;
   std::uint32_t zero;  // 128 more, twice
 
-  __device__ static uint2 load(std::uint32_t slot, int) { return load_shared_8(slot); }
-  __device__ void set(uint2 slot, int zero_offset) {
+  static constexpr int side_words(int slots) { return slots == 1 ? 2 : slots + (Zeros ? 3 : 1); }
+  __device__ static uint2 load(std::uint32_t slot, int zero, int) {
+    return {load_shared_4(slot), Zeros ? load_shared_u8(slot + zero) : 0U};
+  }
+  __device__ void set(uint2 slot) {
     scale = __uint_as_float(slot.x);
-    zero = 0x43084308U;
-    if constexpr (Zeros)
-      zero = 0x43004300U + (__byte_perm(slot.y, 0, 0x4440U + zero_offset) & 15U) * 0x00010001U;
+    zero = Zeros ? 0x43004300U + (slot.y & 15U) * 0x00010001U : 0x43084308U;
   }
   __device__ static std::uint32_t near(std::uint32_t w, int half, Factors const&) {
     return half == 0 ? w >> 8 : w;

@@ -43,6 +43,18 @@ __device__ __forceinline__ bool barrier_try_wait(std::uint32_t barrier, std::uin
       : "memory");
   return done != 0;
 }
+/// The same at once.
+__device__ __forceinline__ bool barrier_test(std::uint32_t barrier, std::uint32_t phase) {
+  std::uint32_t done;
+  asm volatile(
+      "{\n\t.reg .pred p;\n\t"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+      "selp.u32 %0, 1, 0, p;\n\t}"
+      : "=r"(done)
+      : "r"(barrier), "r"(phase)
+      : "memory");
+  return done != 0;
+}
 __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_t phase) {
   while (!barrier_try_wait(barrier, phase)) {
   }
@@ -110,6 +122,12 @@ __device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from)
 /// Brings the line there to the second-level cache.
 __device__ __forceinline__ void prefetch_l2(void const* from) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+/// Zeros if not `there`.
+__device__ __forceinline__ void copy_async_16(std::uint32_t to, void const* from, bool there) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(there ? 16 : 0)
+               : "memory");
 }
 /// Writes 16 zero bytes in the order of those copies; reads nothing.
 __device__ __forceinline__ void copy_async_zeros_16(std::uint32_t to, void const* valid) {
@@ -188,6 +206,12 @@ __device__ __forceinline__ void proxy_fence() {
 __device__ __forceinline__ std::uint32_t load_acquire(std::uint32_t const* word) {
   std::uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+  return value;
+}
+/// For waiting: load_acquire() forgets the first-level cache each time.
+__device__ __forceinline__ std::uint32_t load_relaxed(std::uint32_t const* word) {
+  std::uint32_t value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
   return value;
 }
 __device__ __forceinline__ void add_release(std::uint32_t* word, std::uint32_t value) {

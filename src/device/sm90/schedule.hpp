@@ -185,9 +185,10 @@ template <int Stages>
 struct Ring {
   int stage = 0;
   std::uint32_t phase = 0;
-  __device__ void next() {
-    if (++stage == Stages) {
-      stage = 0;
+  __device__ void next(int places = 1) {
+    stage += places;
+    if (stage >= Stages) {
+      stage -= Stages;
       phase ^= 1;
     }
   }
