@@ -255,15 +255,13 @@ struct Model {
 template <class C>
 class Fp8Mlp : public ::testing::Test {
  public:
-  using E = typename C::E;
-  using T = typename C::T;
-  using M = Model<E, T>;
+  using M = Model<typename C::E, typename C::T>;
   using Way = typename M::Way;
 
   static void check(M const& model, bool by_chip) {
     SCOPED_TRACE(std::string(model.format.name) + (model.format.given ? " given " : " ") +
                  std::string(to_string(model.layout)));
-    E const exec;
+    typename C::E const exec;
     // 3 tokens: tiles of 64 features; 40: of 256, x in codes; 120: with scales of rows a product in
     // each launch; 300: with room for more tokens.
     typename M::Result most;
@@ -281,10 +279,12 @@ class Fp8Mlp : public ::testing::Test {
           most = result;
           compare(model, result, tokens);
         }
-        EXPECT_EQ(std::memcmp(result.rows.data(), most.rows.data(), result.rows.size() * sizeof(T)),
+        EXPECT_EQ(std::memcmp(result.rows.data(), most.rows.data(),
+                              result.rows.size() * sizeof(typename C::T)),
                   0)
             << tokens << " tokens, way " << int(way);
-        EXPECT_EQ(std::memcmp(result.y.data(), most.y.data(), result.y.size() * sizeof(T)), 0)
+        EXPECT_EQ(
+            std::memcmp(result.y.data(), most.y.data(), result.y.size() * sizeof(typename C::T)), 0)
             << tokens << " tokens, way " << int(way);
       }
     }
@@ -306,7 +306,7 @@ class Fp8Mlp : public ::testing::Test {
       norm += row_norm;
     }
     EXPECT_GT(norm, 0);
-    EXPECT_LE(std::sqrt(difference / norm), sizeof(T) == 2 ? 1e-2 : 2e-3);
+    EXPECT_LE(std::sqrt(difference / norm), sizeof(typename C::T) == 2 ? 1e-2 : 2e-3);
   }
 };
 TYPED_TEST_SUITE(Fp8Mlp, kmoe::test::Cases, kmoe::test::TypeNames);
