@@ -119,12 +119,12 @@ struct Fp8Block : Block<Tile> {
   }
 
   // Scales of rows: a group brings those of a tile while it multiplies, of the features in the
-  // order of the weights there and then of the tokens, for itself: it waits for no other.
+  // order of the weights there, and behind them of the tokens, for itself: it waits for no other.
 
   __device__ int place_of_row_scales(int group) const {
     return Tile::row_scales + group * (Tile::features + Tokens) * 4;
   }
-  __device__ void bring_row_scales(Task const& task, int group) const {
+  __device__ void bring_feature_scales(Task const& task, int group) const {
     Product const& product = this->launch.products[task.product];
     Scales const& s = scales[task.product];
     float const* const weights = s.weights + std::int64_t{task.group} * s.rows;
@@ -141,11 +141,17 @@ struct Fp8Block : Block<Tile> {
       }
       if (inside) copy_async_4(to + 4 * i, weights + (s.second == 0 ? n : n >= s.second));
     }
+  }
+  /// Not before the tile's first stage is there: the rows that come into a second product, and
+  /// their scales, may be made by this launch.
+  __device__ void bring_token_scales(Task const& task, int group) const {
+    Product const& product = this->launch.products[task.product];
+    std::uint32_t const to = this->base + place_of_row_scales(group) + 4 * Tile::features;
     int const divisor = this->schedule.has_slots() ? this->launch.slots_per_row : 1;
-    for (int r = thread; Tile::codes && r < task.count; r += group_threads) {
+    for (int r = threadIdx.x % group_threads; r < task.count; r += group_threads) {
       int const row = task.row + r;
       int const from = product.gather ? this->schedule.slot(row) / divisor : row;
-      copy_async_4(to + 4 * (Tile::features + r), s.in + from);
+      copy_async_4(to + 4 * r, scales[task.product].in + from);
     }
   }
   /// Where they are when all threads of the group are here.
@@ -215,23 +221,6 @@ struct Fp8Block : Block<Tile> {
     }
   }
 
-  /// The largest magnitude of this warp's share of a row of so many 16 bytes.
-  __device__ static std::uint32_t largest_of_row(uint4 const* row, int pieces) {
-    constexpr int batch = 4;
-    std::uint32_t pairs = 0;
-    for (int first = threadIdx.x - 32; first < pieces; first += batch * loader_threads) {
-      uint4 values[batch];
-#pragma unroll
-      for (int n = 0; n < batch; ++n) {
-        int const i = first + n * loader_threads;
-        values[n] = i < pieces ? __ldcg(row + i) : uint4{};
-      }
-#pragma unroll
-      for (int n = 0; n < batch; ++n) pairs = largest_pairs(pairs, values[n]);
-    }
-    return __reduce_max_sync(~0U, max(pairs & 0xffffU, pairs >> 16));
-  }
-
   /// Elements: the warps take turns, a stage each. Eight lanes bring 128 of a row.
   template <Operand Type>
   __device__ void quantize_tokens() const {
@@ -283,7 +272,8 @@ struct Fp8Block : Block<Tile> {
         auto* const kept = reinterpret_cast<std::uint32_t*>(this->memory + Tile::rows);
         named_barrier(1, loader_threads);  // nobody needs those of the last tile
         for (int r = 0; r < task.count && !is_given; ++r) {
-          std::uint32_t const most = largest_of_row(in + row_of(r) * pitch, pitch);
+          std::uint32_t const most =
+              largest_of_row(in + row_of(r) * pitch, pitch, threadIdx.x - 32, loader_threads);
           if (lane == 0) kept[warp * Tokens + r] = most;
         }
         named_barrier(1, loader_threads);
@@ -427,8 +417,9 @@ struct Fp8Block : Block<Tile> {
   /// The sums of one tile for N tokens.
   template <int N>
   __device__ __forceinline__ void multiply_columns(Sums& acc, Ring<Stages>& ring, int group,
-                                                   int tiles, int blocks, bool signals) const {
+                                                   bool signals, Task const& task) const {
     constexpr int parts = Tile::parts;
+    int const tiles = this->k_tiles(task.product), blocks = scales[task.product].blocks;
     // Registers for two blocks: one is added while the next is multiplied. Else the other group
     // multiplies meanwhile.
     constexpr bool both = parts == 2 && Tile::depth == 1 && N <= 64;
@@ -442,7 +433,9 @@ struct Fp8Block : Block<Tile> {
     for (int kt = 0; kt < tiles; ++kt) {
       barrier_wait(this->full(ring.stage), ring.phase);
       proxy_fence();
-      if constexpr (Tile::per_row && !Tile::codes) {
+      if constexpr (Tile::per_row && Tile::codes) {
+        if (kt == 0) bring_token_scales(task, group);
+      } else if constexpr (Tile::per_row) {
         token = load_shared(this->base + place_of_scales(ring.stage, 0) + 8 * (threadIdx.x % 4));
       }
       if constexpr (both) {
@@ -471,13 +464,11 @@ struct Fp8Block : Block<Tile> {
   template <Operand>
   __device__ __forceinline__ void multiply_tile(Sums& acc, Ring<Stages>& ring, int group,
                                                 bool signals, Task const& task) {
-    int const tiles = this->k_tiles(task.product);
-    int const blocks = scales[task.product].blocks;
-    if constexpr (Tile::per_row) bring_row_scales(task, group);
-#define KMOE_CASE(n)                                                        \
-  if constexpr (n <= Tokens) {                                              \
-    if (task.count > n - (n <= 32 ? 8 : 16))                                \
-      return multiply_columns<n>(acc, ring, group, tiles, blocks, signals); \
+    if constexpr (Tile::per_row) bring_feature_scales(task, group);
+#define KMOE_CASE(n)                                               \
+  if constexpr (n <= Tokens) {                                     \
+    if (task.count > n - (n <= 32 ? 8 : 16))                       \
+      return multiply_columns<n>(acc, ring, group, signals, task); \
   }
     KMOE_CASE(128)
     KMOE_CASE(112)
@@ -488,7 +479,7 @@ struct Fp8Block : Block<Tile> {
     KMOE_CASE(32)
     KMOE_CASE(24)
     KMOE_CASE(16)
-    multiply_columns<8>(acc, ring, group, tiles, blocks, signals);
+    multiply_columns<8>(acc, ring, group, signals, task);
 #undef KMOE_CASE
   }
 

@@ -77,6 +77,25 @@ __device__ __forceinline__ std::uint32_t largest_pairs(std::uint32_t most, uint4
   return most;
 }
 
+/// The largest magnitude in this warp's share, of that of so many threads, of a row of so many 16
+/// bytes.
+__device__ inline std::uint32_t largest_of_row(uint4 const* row, int pieces, int thread,
+                                               int threads) {
+  constexpr int batch = 4;
+  std::uint32_t pairs = 0;
+  for (int first = thread; first < pieces; first += batch * threads) {
+    uint4 values[batch];
+#pragma unroll
+    for (int n = 0; n < batch; ++n) {
+      int const i = first + n * threads;
+      values[n] = i < pieces ? __ldcg(row + i) : uint4{};
+    }
+#pragma unroll
+    for (int n = 0; n < batch; ++n) pairs = largest_pairs(pairs, values[n]);
+  }
+  return __reduce_max_sync(~0U, max(pairs & 0xffffU, pairs >> 16));
+}
+
 /// The codes of eight elements divided by a scale: the row's, or one that is `given`, for which
 /// they may be too large.
 template <Operand Type>

@@ -329,7 +329,10 @@ struct WideBlock : Fp8Block<Tile> {
          task = this->wait_for_task(place)) {
       if (!is_gated(*task) && lane % 4 == 0) keep(*task, first);
       if constexpr (Tile::per_row) {
-        if (own_tokens * group < task->count) this->bring_row_scales(*task, group);
+        if (own_tokens * group < task->count) {
+          this->bring_feature_scales(*task, group);
+          this->bring_token_scales(*task, group);  // a launch has one product
+        }
       }
       multiply_tokens(acc, ring, group, this->k_tiles(task->product), task->count, lane == 0,
                       batch);

@@ -100,7 +100,7 @@ void launch_format(cudaStream_t stream, PackedLaunch& what, PackedWork const& al
     return with(PackedTile<Rows, 128, 8, 4, 2, 4, 2>{});
   }
   if (work.rows <= 10 * active) return with(PackedTile<Rows, 128, 16, 3, 2, 4, 2>{});
-  if (work.rows <= 20 * active) return with(PackedTile<Rows, 128, 24, 6, 2, 4>{});
+  if (work.rows <= 20 * active) return with(PackedTile<Rows, 128, 32, 6, 2, 4>{});
   if (work.rows > 24 * active && can_arrange(all)) {
     arrange_first(stream, what, all);
     if constexpr (Rows::in_sums) {
