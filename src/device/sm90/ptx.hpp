@@ -149,23 +149,6 @@ __device__ __forceinline__ void tensor_prefetch(CUtensorMap const* map) {
 /// A box of the tensor to shared memory; the barrier counts its bytes. `Blocks` of 2: to the same
 /// place of both blocks of a pair, and to the barriers of both.
 template <int Blocks = 1>
-__device__ __forceinline__ void tensor_copy_3d(std::uint32_t to, CUtensorMap const* map,
-                                               std::uint32_t barrier, int c0, int c1, int c2) {
-  if constexpr (Blocks == 2) {
-    asm volatile(
-        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
-        "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "h"(std::uint16_t{3})
-        : "memory");
-    return;
-  }
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
-      : "memory");
-}
-template <int Blocks = 1>
 __device__ __forceinline__ void tensor_copy_5d(std::uint32_t to, CUtensorMap const* map,
                                                std::uint32_t barrier, int c0, int c1, int c2,
                                                int c3, int c4) {
