@@ -69,7 +69,7 @@ struct FusedBlock {
   /// Warp 0, see Block::load_weights.
   __device__ void load_weights() {
     Ring<Tile::units> ring;
-    for (int i = blockIdx.x; i < schedule.num_tiles; i += gridDim.x) {
+    for (int i = blockIdx.x; i < schedule.num_tiles(); i += gridDim.x) {
       int const group = same_in_warp(schedule.task(i).group);
       for (int c = 0; c < chunks(); ++c) {
 #pragma unroll
@@ -106,7 +106,7 @@ struct FusedBlock {
     auto const divisor =
         static_cast<std::uint32_t>(schedule.has_slots() ? launch.slots_per_row : 1);
     std::uint32_t phase = 0;
-    for (int i = blockIdx.x, buffer = 0; i < schedule.num_tiles; i += gridDim.x, buffer ^= 1) {
+    for (int i = blockIdx.x, buffer = 0; i < schedule.num_tiles(); i += gridDim.x, buffer ^= 1) {
       Task const task = schedule.task(i);
       int* const table = tables + buffer * Tile::tokens;
       for (int r = thread; r < Tile::tokens; r += loader_threads) {
@@ -197,7 +197,7 @@ __device__ void FusedBlock<Tile>::consume(int group) {
   std::uint32_t phase = 0;
   if (group == 1) give_turn(group);  // the other one begins
 
-  for (int i = blockIdx.x; i < schedule.num_tiles; i += gridDim.x) {
+  for (int i = blockIdx.x; i < schedule.num_tiles(); i += gridDim.x) {
     Task const task = schedule.task(i);
     if (64 * group >= task.count) {
       pass(group, ring, phase);

@@ -221,11 +221,10 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
   }
   return {first_tile,
           first_row,
-          grouping ? nullptr : launch.slots,
+          launch.slots,
           grouping ? short_slots : nullptr,
           grouping ? short_rows : nullptr,
           launch.groups,
-          first_tile[launch.groups],
           launch.band,
           launch.lag,
           Tokens % 16 == 0 ? 16 : 8,

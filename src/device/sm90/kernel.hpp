@@ -436,7 +436,7 @@ struct Block {
   __device__ void add_rows(int barrier, int thread) const {
     if (thread % group_threads == 0) {
       std::uint32_t const expected =
-          schedule.num_tiles * schedule.features1 * Tile::groups * Tile::pair;
+          schedule.num_tiles() * schedule.features1 * Tile::groups * Tile::pair;
       while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
     }
     named_barrier(barrier, group_threads);

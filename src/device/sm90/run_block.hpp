@@ -60,7 +60,7 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
     __syncthreads();
     bool const last = threadIdx.x == 0 && atomicAdd(launch.counters, 1U) == gridDim.x - 1;
     if (__syncthreads_or(last) != 0) {
-      for (int t = threadIdx.x; t < block.schedule.num_tiles + 3; t += Tile::threads) {
+      for (int t = threadIdx.x; t < block.schedule.num_tiles() + 3; t += Tile::threads) {
         launch.counters[t] = 0;
       }
     }

@@ -119,7 +119,7 @@ struct Schedule {
   std::int32_t const* slots;         // of each row, in global memory
   std::uint16_t const* short_slots;  // or here; neither: row r is slot r
   std::int16_t const* short_rows;    // of each slot, or -1; with short_slots
-  int groups, num_tiles, band, lag;
+  int groups, band, lag;
   int step;  // tiles of a group have multiples of it, a power of 2, but for the last
   int features0, features1;  // tiles; features1 = 0: one product
 
@@ -127,11 +127,12 @@ struct Schedule {
   __device__ int slot(int row) const {
     return short_slots != nullptr ? short_slots[row] : slots != nullptr ? slots[row] : row;
   }
-  __device__ int num_items() const { return num_tiles * (features0 + features1); }
+  __device__ int num_tiles() const { return first_tile[groups]; }
 
   /// The i-th tile.
   __device__ Task task(int i) const {
-    if (i >= num_items()) return {-1};
+    int const num_tiles = this->num_tiles();
+    if (i >= num_tiles * (features0 + features1)) return {-1};
     // Bands of tiles of tokens. The second product of band b follows the first one of band b + lag:
     // by then its input is there, and still in the second-level cache where lag is small.
     int const size0 = band * features0, size1 = band * features1;
