@@ -234,8 +234,9 @@ TYPED_TEST(ExpertMlp, EveryTile) {
   struct Size {
     index_t tokens, slots, experts;
   };
-  auto const check = [](Size const& size, index_t hidden, GateUpLayout layout) {
+  auto const check = [](Size const& size, index_t hidden, GateUpLayout layout, int route = 0) {
     Problem p;
+    p.route = route;
     p.tokens = size.tokens;
     p.slots = size.slots;
     p.experts = size.experts;
@@ -249,6 +250,11 @@ TYPED_TEST(ExpertMlp, EveryTile) {
                            Size{300, 2, 70}, Size{700, 2, 70}}) {
     check(size, 136, GateUpLayout::gate_first);
   }
+  // One token, or few experts: tiles of eight tokens. One of many experts has all rows: more than
+  // the tile chosen for few has.
+  check({1, 8, 20}, 136, GateUpLayout::gate_first);
+  check({5, 1, 6}, 136, GateUpLayout::gate_first);
+  check({75, 2, 40}, 136, GateUpLayout::gate_first, 1);
   // Many rows of each expert; with gates only where no host computes them, too.
   check({3400, 2, 70}, 24, GateUpLayout::plain);
   if (!on_host<typename TypeParam::E>) check({3400, 2, 70}, 264, GateUpLayout::gate_first);

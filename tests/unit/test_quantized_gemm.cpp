@@ -369,7 +369,7 @@ TYPED_TEST(QuantizedGemm, mlp_with_less_memory_has_the_same_bits) {
     std::size_t const token = i / slots;
     id = token % 3 == 1 || (token % 5 == 0 && i % slots == 0) ? -1 : index_t(i % slots * 2);
   });
-  for (auto const* const name : {"mxfp4", "nvfp4"}) {
+  for (auto const* const name : four_bits) {
     for (auto const layout : {kmoe::GateUpLayout::gate_first, kmoe::GateUpLayout::up_first,
                               kmoe::GateUpLayout::interleaved}) {
       auto const scheme = kmoe::quant_scheme(name);

@@ -75,8 +75,8 @@ class ExpertMlp {
 
   /// make_permutation(exec, expert_ids, permutation, rows_per_expert), then forward(): the same
   /// results. One kernel on Hopper for 16-bit elements and T * K <= 2048; with fp8 weights two
-  /// where rows are many, or four and the grouping's if a scale is of a row of activations. \param
-  /// expert_ids [T, K], local; not a part of `permutation`
+  /// where rows are many, or four and the grouping's if a scale is of a row of activations.
+  /// \param expert_ids [T, K], local; not a part of `permutation`
   void forward(E const& exec, InMatrix<T, E> x, InMatrix<index_t, E> expert_ids,
                Permutation<E> const& permutation, Vector<offset_t, E> const& rows_per_expert,
                InMatrix<float, E> topk_weights, Matrix<T, E> const& rows) const;

@@ -19,8 +19,8 @@ struct Fp8Weights {
   /// parts: [groups, parts]
   float const* scales;
   int parts;  ///< of the product's features: 2 = gates and ups each from block 0 on
-  float const*
-      in;  ///< [groups] scale of all rows that come in; null or 0: of the row. Not of blocks
+  /// [groups], scale of all rows that come in; null or 0: of the row. Not of blocks
+  float const* in;
 };
 
 /// A gated MLP: both products of `work`, whose b are e4m3fn codes, in and out elements. x and the

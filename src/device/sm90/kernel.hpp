@@ -110,9 +110,9 @@ struct Block {
     return task;
   }
 
-  /// Lane 0, or warp 0: the i-th tile to the other warps.
-  __device__ Task hand_out(Ring<task_places>& place, int i) const {
-    Task task = schedule.task(i);
+  /// Warp 0: the tile whose number lane 0 has, to the other warps.
+  __device__ Task hand_out(Ring<task_places>& place, int number) const {
+    Task task = schedule.task(same_in_warp(number));
     if constexpr (Tile::pair > 1) task = own_half(task);
     barrier_wait(task_empty(place.stage), place.phase ^ 1);
     if (threadIdx.x == 0) {
@@ -120,7 +120,19 @@ struct Block {
       barrier_arrive(task_full(place.stage));
     }
     place.next();
+    task.product = same_in_warp(task.product);
+    task.group = same_in_warp(task.group);
+    task.feature = same_in_warp(task.feature);
     return task;
+  }
+
+  /// Where features of a matrix begin, in the dimensions of its map behind those of eight rows.
+  struct Corner {
+    int c2, c3, c4;
+  };
+  __device__ static Corner corner(Product const& product, int group, int feature) {
+    if (product.halves == Halves::none) return {feature / 8, group, 0};
+    return {0, feature / 16, group};
   }
 
   /// Warp 0: hands out the tiles, and brings their weights as far ahead as there are stages. One
@@ -132,15 +144,6 @@ struct Block {
     Ring<task_places> place;
     Ring<number_places> numbers;
     int const rank = Tile::pair > 1 ? cluster_rank() : 0;
-    auto const hand_out_next = [&] {
-      number = same_in_warp(number);
-      if constexpr (Tile::pair > 1) number = same_in_warp(share(numbers, number));
-      Task task = hand_out(place, number);
-      task.product = same_in_warp(task.product);
-      task.group = same_in_warp(task.group);
-      task.feature = same_in_warp(task.feature);
-      return task;
-    };
     Task task{};
     for (int turn = 0; task.product >= 0; ++turn) {
       // The first turn has no steps, it hands out the first tile: there is one place for that,
@@ -148,28 +151,28 @@ struct Block {
       Product const& product = launch.products[task.product];
       int const tiles = turn == 0 ? 0 : k_tiles(task.product);
       int const handed = turn == 0 ? 0 : handed_at(tiles);
-      int const share = launch.widths[task.product] / Tile::pair;
-      int const first = task.feature * launch.widths[task.product] + rank * share;
-      int const bytes = launch.widths[task.product] * row_bytes;
+      int const width = launch.widths[task.product], own_width = width / Tile::pair;
+      int const first = task.feature * width + rank * own_width;
       CUtensorMap const* const inner_map = &launch.maps[task.product];
       CUtensorMap const* const edge_map = &launch.edge_maps[task.product];
-      bool const whole = product.halves == Halves::none;
-      int const c2 = whole ? first / 8 : 0, c3 = whole ? task.group : first / 16;
-      int const c4 = whole ? 0 : task.group;
+      auto const [c2, c3, c4] = corner(product, task.group, first);
       for (int kt = 0;; ++kt) {
-        if (kt == handed) task = hand_out_next();
+        if (kt == handed) {
+          if constexpr (Tile::pair > 1) number = share(numbers, same_in_warp(number));
+          task = hand_out(place, number);
+        }
         if (kt == tiles) break;
         if (kt == drawn_at(tiles) && rank == 0 && threadIdx.x == 0) number = draw(turn);
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
         if (elect_one()) {
           std::uint32_t const barrier = full(ring.stage);
-          barrier_arrive_expecting(barrier, Tile::depth * bytes);
+          barrier_arrive_expecting(barrier, Tile::depth * width * row_bytes);
 #pragma unroll
           for (int sub = 0; sub < Tile::depth; ++sub) {
             int const k = (kt * Tile::depth + sub) * Tile::row_k;
             bool const edge = k == 0 || k + Tile::row_k >= product.k;
             tensor_copy_5d<Tile::pair>(
-                stage(ring.stage) + (sub * Tile::features + rank * share) * row_bytes,
+                stage(ring.stage) + (sub * Tile::features + rank * own_width) * row_bytes,
                 edge ? edge_map : inner_map, barrier, k, 0, c2, c3, c4);
           }
         }
@@ -195,8 +198,7 @@ struct Block {
 
   // What blocks derived from this one replace, see fp8_kernel.hpp, packed_kernel.hpp.
   static constexpr int row_lanes = 8;                    // bring 128 bytes of a row
-  static constexpr int weight_threads = 32;              // of load_weights()
-  static constexpr int token_arrivals = loader_threads;  // at a stage, of all but thread 0
+  static constexpr int token_arrivals = loader_threads;  // at a stage, beside that of its weights
   static constexpr bool finishes_together = false;       // the groups of a gated tile
   static constexpr bool finishes_codes = false;  // the last group of the gated tiles of some tokens
   __device__ int beside_rows(Task const&, int const*) const {

@@ -59,21 +59,6 @@ __device__ __forceinline__ void store_shared_16(std::uint32_t at, uint4 v) {
                "r"(v.w)
                : "memory");
 }
-/// Ends a group of this thread's copies; waits until all but `Later` groups are there.
-__device__ __forceinline__ void copy_async_commit() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int Later>
-__device__ __forceinline__ void copy_async_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Later) : "memory");
-}
-/// Non-blocking copy of 4 bytes, zeros if not `there`.
-__device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from, bool there) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
-               "r"(there ? 4 : 0)
-               : "memory");
-}
-
 /// Two numbers of 16 bits in a register, where the loop that reads them has none to spare:
 /// volatile, so that they stay there together.
 __device__ __forceinline__ int pack_steps(int high, int low) {

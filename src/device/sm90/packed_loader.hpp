@@ -25,11 +25,10 @@ struct PackedLoader : Block<Tile> {
   using Base = Block<Tile>;
   using Rows = typename Tile::Format;
   using typename Base::Sums;
-  static constexpr int weight_threads = 32;
   static constexpr bool arranged = Tile::arranged;
   // Few rows: a warp brings all that is beside the codes of a stage.
   static constexpr bool by_stage = !arranged && Tile::tokens <= 32;
-  static constexpr int token_arrivals = (by_stage ? 1 : loader_threads) + weight_threads;
+  static constexpr int token_arrivals = (by_stage ? 1 : loader_threads) + 32;
   static constexpr int row_lanes = arranged ? 8 : 4;
   PackedLaunch const& more;
 
@@ -289,7 +288,6 @@ struct PackedLoader : Block<Tile> {
 
   /// Warp 0: as Block::load_weights, with the scales of the tile's rows.
   __device__ void load_weights(int number) {
-    constexpr int words = Tile::slots * Rows::slot_bytes / 4;  // of a row's scales, a lane each
     PackedLaunch const& launch = more;
     int const lane = threadIdx.x;
     Ring<Tile::stages> ring;
@@ -302,18 +300,10 @@ struct PackedLoader : Block<Tile> {
       int const tiles = turn == 0 ? 0 : this->k_tiles(task.product);
       int const handed = turn == 0 ? 0 : this->handed_at(tiles);
       int const width = launch.widths[task.product], begin = task.feature * width;
-      bool const whole = product.halves == Halves::none;
-      int const c2 = whole ? begin / 8 : 0, c3 = whole ? task.group : begin / 16;
-      int const c4 = whole ? 0 : task.group;
-
+      auto const [c2, c3, c4] = this->corner(product, task.group, begin);
       ScaleRows const scales = scale_rows(task, lane);
       for (int kt = 0;; ++kt) {
-        if (kt == handed) {
-          task = this->hand_out(place, same_in_warp(number));
-          task.product = same_in_warp(task.product);
-          task.group = same_in_warp(task.group);
-          task.feature = same_in_warp(task.feature);
-        }
+        if (kt == handed) task = this->hand_out(place, number);
         if (kt == tiles) break;
         if (kt == this->drawn_at(tiles) && lane == 0) number = this->draw(turn);
         barrier_wait(this->empty(ring.stage), ring.phase ^ 1);

@@ -67,7 +67,7 @@ struct PackedTile {
   static_assert(parts == 1 || (slots == 1 && side_row == 8));  // see multiply()
   static_assert(bytes(max_groups, false) <= shared_limit);
   static_assert(bytes(max_grouped_groups, true) <= shared_limit);
-  static_assert(threads / 32 * max_grouped_groups * 2 <= Stages * stage_bytes);  // count_slots
+  static_assert(threads / 32 * (max_grouped_groups * 2 + 8) <= Stages * stage_bytes);  // cut_groups
 };
 
 }  // namespace kmoe::device::sm90

@@ -43,7 +43,7 @@ __device__ __forceinline__ bool barrier_try_wait(std::uint32_t barrier, std::uin
       : "memory");
   return done != 0;
 }
-/// The same at once.
+/// Whether it is over, without waiting at all.
 __device__ __forceinline__ bool barrier_test(std::uint32_t barrier, std::uint32_t phase) {
   std::uint32_t done;
   asm volatile(
@@ -115,19 +115,24 @@ __device__ __forceinline__ void copy_async_16(std::uint32_t to, void const* from
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
                : "memory");
 }
-/// Of 4 bytes.
-__device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
-}
-/// Brings the line there to the second-level cache.
-__device__ __forceinline__ void prefetch_l2(void const* from) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
-/// Zeros if not `there`.
+/// The same, or 16 zero bytes if that is not `there`.
 __device__ __forceinline__ void copy_async_16(std::uint32_t to, void const* from, bool there) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(there ? 16 : 0)
                : "memory");
+}
+/// Of 4 bytes.
+__device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void copy_async_4(std::uint32_t to, void const* from, bool there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+               "r"(there ? 4 : 0)
+               : "memory");
+}
+/// Brings the line there to the second-level cache.
+__device__ __forceinline__ void prefetch_l2(void const* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 /// Writes 16 zero bytes in the order of those copies; reads nothing.
 __device__ __forceinline__ void copy_async_zeros_16(std::uint32_t to, void const* valid) {
@@ -141,6 +146,14 @@ __device__ __forceinline__ void copy_async_arrive(std::uint32_t barrier) {
 /// Waits for all copies of this thread but the bulk ones.
 __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_all;" ::: "memory");
+}
+/// Ends a group of this thread's copies; waits until all but `Later` groups are there.
+__device__ __forceinline__ void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int Later>
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Later) : "memory");
 }
 
 __device__ __forceinline__ void tensor_prefetch(CUtensorMap const* map) {

@@ -40,7 +40,7 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
 
   if (threadIdx.x < group_threads) {
     registers_give<Tile::loader_registers>();
-    if (threadIdx.x < Block::weight_threads) {
+    if (threadIdx.x < 32) {
       block.load_weights(number);
     } else if (threadIdx.x >= 32) {
       block.template load_tokens<Type>(block);

@@ -109,7 +109,7 @@ struct Tile {
   // Larger tiles are chosen where they fit (experts.cpp).
   static_assert(Tokens > 128 || bytes(max_groups, false) <= shared_limit);
   static_assert(Tokens > 128 || bytes(max_grouped_groups, true) <= shared_limit);
-  static_assert(threads / 32 * max_grouped_groups * 2 <= Stages * stage_bytes);  // count_slots
+  static_assert(threads / 32 * (max_grouped_groups * 2 + 8) <= Stages * stage_bytes);  // cut_groups
 };
 
 /// The tiles of tokens and the order of the work; the same on every block.

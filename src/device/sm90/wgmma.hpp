@@ -173,13 +173,11 @@ __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint64_t left, std:
 template <Operand Type, int N, int Size>
 __device__ __forceinline__ void wgmma(float (&d)[Size], std::uint32_t const (&left)[4],
                                       std::uint64_t right, int accumulate) {
-  static_assert(N == 8 || N == 24 || (N % 16 == 0 && N <= 128) || N == 160 || N == 192 || N == 256);
+  static_assert(N == 8 || (N % 16 == 0 && N <= 128) || N == 160 || N == 192 || N == 256);
   static_assert(N / 2 <= Size);
   // clang-format off
   KMOE_SHAPE_A(8, KMOE_R0, 4, 5, 6, 7, 8, 9, KMOE_D4(0));
   KMOE_SHAPE_A(16, KMOE_R0 ", " KMOE_R1, 8, 9, 10, 11, 12, 13, KMOE_D8(0));
-  KMOE_SHAPE_A(24, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2, 12, 13, 14, 15, 16, 17,
-               KMOE_D8(0), KMOE_D4(8));
   KMOE_SHAPE_A(32, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3,
                16, 17, 18, 19, 20, 21, KMOE_D16(0));
   KMOE_SHAPE_A(48, KMOE_R0 ", " KMOE_R1 ", " KMOE_R2 ", " KMOE_R3 ", " KMOE_R4 ", " KMOE_R5,
