@@ -48,18 +48,15 @@ void launch_of(cudaStream_t stream, Launch& what, Work const& work) {
   int const blocks = machine().multiprocessors;
   auto const with = [&](auto tile) {
     using T = decltype(tile);
-    // Blocks that run at the same time share few weights and few rows: 8 tiles of tokens were best
-    // of 1 to 32, 4 where an expert has one, 2 for one token. Enough tiles of the first product lie
-    // between a tile of the second and its input.
-    what.band = T::tokens <= 8 ? 2 : T::tokens == 128 ? 8 : 4;
     for (int p = 0; p < what.count; ++p) what.widths[p] = T::features;
-    what.lag = ceil_div(3 * blocks / T::pair,
-                        what.band * ceil_div(work.products[0].features, T::features));
     // A second product of few tiles: half of them leave more multiprocessors without work.
     auto const tiles =
         (ceil_div(work.rows, T::tokens) + std::min<std::int64_t>(work.rows, work.groups)) *
         ceil_div(work.products[1].features, T::features);
     if (what.count == 2 && T::groups == 2 && 2 * tiles <= blocks) what.widths[1] /= 2;
+    // Blocks that run at the same time share few weights and few rows: 8 tiles of tokens were best
+    // of 1 to 32, 4 where an expert has one, 2 for one token.
+    set_order(what, T::tokens <= 8 ? 2 : T::tokens == 128 ? 8 : 4, blocks / T::pair);
     encode_maps(what, Type, T::pair, T::depth);
     launch_kernel<experts_kernel<Type, T>, T>(stream, what, blocks);
   };

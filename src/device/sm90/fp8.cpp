@@ -61,9 +61,8 @@ std::size_t round_up(std::size_t bytes) {
 template <auto Kernel, class T>
 void launch_tile(cudaStream_t stream, Fp8Launch& what, Work const& work) {
   int const blocks = machine().multiprocessors;
-  what.band = T::tokens <= 8 ? 2 : work.tokens <= 64 ? 4 : 8;
-  what.lag = ceil_div(3 * blocks, what.band * ceil_div(what.products[0].features, T::features));
   for (int p = 0; p < what.count; ++p) what.widths[p] = T::features;
+  set_order(what, T::tokens <= 8 ? 2 : work.tokens <= 64 ? 4 : 8, blocks);
   encode_maps(what, Operand::e4m3, 1, T::depth);
   launch_kernel<Kernel, T>(stream, what, blocks);
 }

@@ -193,7 +193,7 @@ struct Fp8Block : Block<Tile> {
     std::uint32_t* const ready = this->ready(task.tile);
     int const thread = threadIdx.x % group_threads;
     if (thread == 0) {
-      std::uint32_t const groups = this->schedule.features0 * Tile::groups;
+      std::uint32_t const groups = this->schedule.order.features[0] * Tile::groups;
       *is_last = add_acquire_release(ready, 1) == groups - 1 ? 1 : 0;
     }
     named_barrier(2 + group, group_threads);
@@ -260,7 +260,7 @@ struct Fp8Block : Block<Tile> {
         for (int block = 0; block < blocks; block += 8) prefetch_l2(weights + block);
       }
       if (task.product == 1) {
-        std::uint32_t const expected = this->schedule.features0 * Tile::groups;
+        std::uint32_t const expected = this->schedule.order.features[0] * Tile::groups;
         while (load_acquire(this->ready(task.tile)) < expected) __nanosleep(32);
       }
       float row_scale[rounds];

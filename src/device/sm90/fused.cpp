@@ -14,6 +14,7 @@ void launch_width(Operand operand, cudaStream_t stream, Launch& what, int blocks
   using Tile = FusedTile<Width>;
   what.widths[0] = 2 * chunk;
   what.widths[1] = Width;
+  what.order = order_of(1, 0, {1, 0});
   encode_maps(what, operand);
   if (operand == Operand::bf16) {
     launch_kernel<fused_kernel<Operand::bf16, Tile>, Tile>(stream, what, blocks);

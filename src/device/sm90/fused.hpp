@@ -361,8 +361,7 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   }
   wait_for_kernels_before();
   let_next_begin();
-  block.schedule =
-      cut_groups<Tile::tokens>(launch, block.memory + Tile::tables, block.memory, 1, 0);
+  block.schedule = cut_groups<Tile::tokens>(launch, block.memory + Tile::tables, block.memory);
   if (threadIdx.x < group_threads) {
     registers_give<24>();
     if (threadIdx.x < 32) {

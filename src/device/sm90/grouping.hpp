@@ -169,7 +169,7 @@ __device__ inline void group_few(Sides const& what, int groups, int* first_tile,
     what.offsets[g] = row;
     if (g < groups) count_rows(what, g, size);
   }
-  if (threadIdx.x < 32) {
+  if (threadIdx.x >= blockDim.x - 32) {  // a warp that has had no groups, where they are few
     int row = __popc(same & lower);
     for (int slot = 0; slot < what.num_slots; ++slot) {
       int const id = __shfl_sync(~0U, own, slot);
@@ -190,8 +190,7 @@ __device__ inline void group_few(Sides const& what, int groups, int* first_tile,
 /// done here. All threads of a block; shared memory: `tables` of bytes_of_tables(), `scratch` of
 /// two bytes for each group and warp and eight more for each warp.
 template <int Tokens>
-__device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* scratch,
-                                      int features0, int features1) {
+__device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* scratch) {
   auto* const first_tile = reinterpret_cast<int*>(tables);
   int* const first_row = first_tile + launch.groups + 1;
   auto* const short_slots = reinterpret_cast<std::uint16_t*>(first_row + launch.groups + 1);
@@ -225,11 +224,8 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
           grouping ? short_slots : nullptr,
           grouping ? short_rows : nullptr,
           launch.groups,
-          launch.band,
-          launch.lag,
           Tokens % 16 == 0 ? 16 : 8,
-          features0,
-          features1};
+          launch.order};
 }
 
 }  // namespace kmoe::device::sm90

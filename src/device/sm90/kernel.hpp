@@ -51,11 +51,7 @@ struct Block {
 
   /// All threads.
   __device__ void make_schedule() {
-    auto const tiles = [&](int p) {
-      return (launch.products[p].features + launch.widths[p] - 1) / launch.widths[p];
-    };
-    schedule = cut_groups<Tile::pair * Tokens>(launch, memory + Tile::tables, memory, tiles(0),
-                                               launch.count == 2 ? tiles(1) : 0);
+    schedule = cut_groups<Tile::pair * Tokens>(launch, memory + Tile::tables, memory);
   }
 
   /// Features of a tile from `first` on that there are.
@@ -290,7 +286,7 @@ struct Block {
       auto const beside = self.beside_rows(task, rows);
       if (task.product == 1) {
         std::uint32_t const expected =
-            schedule.features0 * Tile::groups * Tile::pair + (Self::finishes_codes ? 1 : 0);
+            schedule.order.features[0] * Tile::groups * Tile::pair + (Self::finishes_codes ? 1 : 0);
         while (load_acquire(ready(task.tile)) < expected) __nanosleep(32);
       }
       int const tiles = k_tiles(task.product);
@@ -438,7 +434,7 @@ struct Block {
   __device__ void add_rows(int barrier, int thread) const {
     if (thread % group_threads == 0) {
       std::uint32_t const expected =
-          schedule.num_tiles() * schedule.features1 * Tile::groups * Tile::pair;
+          schedule.num_tiles() * schedule.order.features[1] * Tile::groups * Tile::pair;
       while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
     }
     named_barrier(barrier, group_threads);

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "device/sm90/schedule.hpp"
 
@@ -18,6 +19,29 @@ namespace kmoe::device::sm90 {
 inline void check(cudaError_t status, char const* what) {
   if (status == cudaSuccess) return;
   throw std::runtime_error("kmoe: " + std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+inline Order order_of(int band, int lag, std::pair<int, int> features) {
+  auto const of = [](int tiles) { return Divisor::of(static_cast<std::uint32_t>(tiles)); };
+  auto const [first, second] = features;
+  return {band,
+          lag,
+          {first, second},
+          of(band),
+          of(band * first),
+          of(std::max(band * second, 1)),
+          of(band * (first + second))};
+}
+
+/// Tiles of what.widths features in bands of up to `band` tiles of tokens.
+inline void set_order(Launch& what, int band, int blocks) {
+  auto const tiles = [&](int p) {
+    return p < what.count ? (what.products[p].features + what.widths[p] - 1) / what.widths[p] : 0;
+  };
+  band = static_cast<int>(std::min<std::int64_t>(band, what.max_rows));
+  // Enough tiles of the first product lie between a tile of the second and its input.
+  int const size = band * tiles(0);
+  what.order = order_of(band, (3 * blocks + size - 1) / size, {tiles(0), tiles(1)});
 }
 
 template <auto Kernel, class Tile, class What>

@@ -54,8 +54,6 @@ CUtensorMap encode_codes(Product const& product, PackedScales const& packed, int
 template <class Tile>
 void launch_tile(cudaStream_t stream, PackedLaunch& what, Work const& work) {
   int const blocks = Tile::blocks * machine().multiprocessors;
-  what.band = work.tokens <= 64 ? 2 : 8;
-  what.lag = ceil_div(3 * blocks, what.band * ceil_div(work.products[0].features, Tile::features));
   what.factors = {4, 16, 256};
   what.widths[0] = what.widths[1] = Tile::features;
   // A second product of few tiles: half of them leave more multiprocessors without work.
@@ -64,6 +62,7 @@ void launch_tile(cudaStream_t stream, PackedLaunch& what, Work const& work) {
       2 * active * ceil_div(work.products[1].features, Tile::features) <= blocks) {
     what.widths[1] /= 2;
   }
+  set_order(what, work.tokens <= 64 ? 2 : 8, blocks);
   for (int p = 0; p < what.count; ++p) {
     what.maps[p] = what.edge_maps[p] =
         encode_codes(what.products[p], what.packed[p], what.groups, Tile::box, what.widths[p]);

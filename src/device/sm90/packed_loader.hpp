@@ -145,7 +145,7 @@ struct PackedLoader : Block<Tile> {
         rows[n] = (slots ? schedule.slot(row) / divisor : row) * pieces + own;
       }
       if (task.product == 1 && lane == 0) {
-        std::uint32_t const expected = schedule.features0 * Tile::groups;
+        std::uint32_t const expected = schedule.order.features[0] * Tile::groups;
         while (load_relaxed(this->ready(task.tile)) < expected) __nanosleep(32);
         load_acquire(this->ready(task.tile));
       }

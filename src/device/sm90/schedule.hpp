@@ -31,6 +31,39 @@ struct Sides {
 };
 inline constexpr int max_grouped = 2048, max_grouped_groups = 512;
 
+/// A divisor that is known before a launch: a quotient of 0 <= n < 2^31 is a product (T. Granlund,
+/// P. L. Montgomery, Division by invariant integers using multiplication, 1994, theorem 4.2).
+struct Divisor {
+  std::uint32_t value, multiplier;
+  int shift;
+
+  static constexpr Divisor of(std::uint32_t value) {
+    int bits = 0;  // 2^bits >= value
+    while (std::uint64_t{1} << bits < value) ++bits;
+    return {value, static_cast<std::uint32_t>((std::uint64_t{1} << (31 + bits)) / value + 1),
+            bits - 1};
+  }
+  __host__ __device__ constexpr int quotient(int n) const {
+    if (value == 1) return n;
+    std::uint64_t const product = std::uint64_t{static_cast<std::uint32_t>(n)} * multiplier;
+    return static_cast<int>(static_cast<std::uint32_t>(product >> 32) >> shift);
+  }
+};
+
+static_assert(Divisor::of(1).quotient(2147483647) == 2147483647);
+static_assert(Divisor::of(7).quotient(2147483645) == 306783377);
+static_assert(Divisor::of(7).quotient(2147483646) == 306783378);
+static_assert(Divisor::of(4096).quotient(2147483647) == 524287);
+static_assert(Divisor::of(2147483647).quotient(2147483646) == 0);
+
+/// The order of the work on the tiles, see Schedule::task.
+struct Order {
+  int band, lag;
+  int features[2];  // tiles of a product; the second 0: there is none
+  Divisor by_band, by_first, by_second,
+      by_both;  // by_first: of a band's tiles of the first product
+};
+
 /// What the blocks of one launch are told.
 struct Launch {
   CUtensorMap maps[2];       // of the weights
@@ -44,7 +77,7 @@ struct Launch {
                             // a tile of the second product; then for each tile of tokens those
                             // that have finished a tile of its first product
   int widths[2];            // features of a tile: Tile::features or, if two groups, half of them
-  int band, lag;            // see Schedule::task
+  Order order;
   Sides sides;
 };
 
@@ -119,9 +152,9 @@ struct Schedule {
   std::int32_t const* slots;         // of each row, in global memory
   std::uint16_t const* short_slots;  // or here; neither: row r is slot r
   std::int16_t const* short_rows;    // of each slot, or -1; with short_slots
-  int groups, band, lag;
+  int groups;
   int step;  // tiles of a group have multiples of it, a power of 2, but for the last
-  int features0, features1;  // tiles; features1 = 0: one product
+  Order order;
 
   __device__ bool has_slots() const { return slots != nullptr || short_slots != nullptr; }
   __device__ int slot(int row) const {
@@ -129,30 +162,31 @@ struct Schedule {
   }
   __device__ int num_tiles() const { return first_tile[groups]; }
 
-  /// The i-th tile.
+  /// The i-th tile. For whole warps.
   __device__ Task task(int i) const {
+    auto const& [band, lag, features, by_band, by_first, by_second, by_both] = order;
     int const num_tiles = this->num_tiles();
-    if (i >= num_tiles * (features0 + features1)) return {-1};
+    if (i >= num_tiles * (features[0] + features[1])) return {-1};
     // Bands of tiles of tokens. The second product of band b follows the first one of band b + lag:
     // by then its input is there, and still in the second-level cache where lag is small.
-    int const size0 = band * features0, size1 = band * features1;
-    int const ahead = min(lag * band, num_tiles) * features0;
+    int const size0 = band * features[0], size1 = band * features[1];
+    int const ahead = min(lag * band, num_tiles) * features[0];
     int product = 0, b = 0;
-    if (i < ahead || features1 == 0) {
-      b = quotient(i, size0);
+    if (i < ahead || features[1] == 0) {
+      b = by_first.quotient(i);
       i -= b * size0;
     } else {
-      int const bands = quotient(num_tiles + band - 1, band);
+      int const bands = by_band.quotient(num_tiles + band - 1);
       i -= ahead;
-      b = min(quotient(i, size0 + size1), max(bands - lag - 1, 0));
+      b = min(by_both.quotient(i), max(bands - lag - 1, 0));
       i -= b * (size0 + size1);
-      int const next0 = max(min(band, num_tiles - (b + lag) * band), 0) * features0;
+      int const next0 = max(min(band, num_tiles - (b + lag) * band), 0) * features[0];
       if (i < next0) {
         b += lag;
       } else {
         i -= next0;
         product = 1;
-        int const more = quotient(i, size1);
+        int const more = by_second.quotient(i);
         b += more;
         i -= more * size1;
       }
@@ -160,24 +194,34 @@ struct Schedule {
     // Within a band all tiles of tokens for one tile of features, then the next: blocks that run
     // at the same time share weights where an expert has several tiles.
     int const tiles = min(band, num_tiles - b * band);
-    int const feature = quotient(i, tiles), tile = b * band + i - feature * tiles;
+    int const feature = tiles == band ? by_band.quotient(i) : quotient(i, tiles);
+    int const tile = b * band + i - feature * tiles;
 
-    int low = 0, high = groups;  // first_tile[low] <= tile < first_tile[high]
-    while (high - low > 1) {
-      int const middle = (low + high) / 2;
-      (first_tile[middle] <= tile ? low : high) = middle;
-    }
-    int const begin = first_row[low], rows = first_row[low + 1] - begin;
-    int const parts = first_tile[low + 1] - first_tile[low];
+    int const group = group_of(tile);
+    int const begin = first_row[group], rows = first_row[group + 1] - begin;
+    int const first = first_tile[group], parts = first_tile[group + 1] - first;
     int const size = ((parts > 1 ? quotient(rows + parts - 1, parts) : rows) + step - 1) & -step;
-    int const row = (tile - first_tile[low]) * size;
-    return {product, low, begin + row, min(size, rows - row), tile, feature};
+    int const row = (tile - first) * size;
+    return {product, group, begin + row, min(size, rows - row), tile, feature};
   }
 
  private:
   /// Of numbers that are not negative.
   __device__ static int quotient(int n, int d) {
     return static_cast<int>(static_cast<unsigned>(n) / static_cast<unsigned>(d));
+  }
+
+  /// The last group whose first tile is not behind this one: each lane looks at one of 32 places of
+  /// the groups, then at one group of what lies between two places.
+  __device__ int group_of(int tile) const {
+    static_assert(max_groups <= 32 * 32);
+    int const lane = threadIdx.x % 32, step = (groups + 31) / 32;
+    auto const last_of = [&](int group) {
+      bool const before = first_tile[min(group, groups)] <= tile;  // not the end of all
+      return __popc(__ballot_sync(~0U, before)) - 1;
+    };
+    int const low = last_of(lane * step) * step;
+    return low + last_of(lane < step ? low + lane : groups);
   }
 };
 
