@@ -16,7 +16,7 @@ namespace {
 /// The tiles there are.
 enum class Choice { one_row, one_token, stream, narrow, wide, large, pair, fused };
 using OneRowTile = Tile<32, 8, 10, 1, 4>;
-using OneTokenTile = Tile<64, 8, 10, 1, 2>;  // narrow, so that all multiprocessors are busy
+using OneTokenTile = Tile<64, 8, 11, 1, 2>;  // narrow, so that all multiprocessors are busy
 using StreamTile = Tile<128, 32, 5, 2, 2>;   // few rows: 256 bytes of each row of weights at once
 using NarrowTile = Tile<128, 128, 6, 2>;     // few tiles
 using WideTile = Tile<256, 128, 4, 2>;
@@ -34,7 +34,8 @@ Choice choose(Work const& work) {
   }
   auto const active = std::min(rows, groups);
   bool const few_tiles = 4 * active * ceil_div(features, 128) < 3 * blocks;
-  if (work.tokens == 1 || (work.tokens <= 8 && few_tiles)) {
+  bool const long_tiles = work.products[0].k + work.products[1].k >= 8192;
+  if (work.tokens == 1 || (work.tokens <= 8 && (few_tiles || long_tiles))) {
     return active * ceil_div(features, 64) < blocks ? Choice::one_row : Choice::one_token;
   }
   if (rows <= 16 * groups) return Choice::stream;

@@ -147,10 +147,9 @@ struct Fp8Block : Block<Tile> {
   __device__ void bring_token_scales(Task const& task, int group) const {
     Product const& product = this->launch.products[task.product];
     std::uint32_t const to = this->base + place_of_row_scales(group) + 4 * Tile::features;
-    int const divisor = this->schedule.has_slots() ? this->launch.slots_per_row : 1;
     for (int r = threadIdx.x % group_threads; r < task.count; r += group_threads) {
       int const row = task.row + r;
-      int const from = product.gather ? this->schedule.slot(row) / divisor : row;
+      int const from = product.gather ? this->schedule.token(row) : row;
       copy_async_4(to + 4 * r, scales[task.product].in + from);
     }
   }
@@ -193,7 +192,7 @@ struct Fp8Block : Block<Tile> {
     std::uint32_t* const ready = this->ready(task.tile);
     int const thread = threadIdx.x % group_threads;
     if (thread == 0) {
-      std::uint32_t const groups = this->schedule.order.features[0] * Tile::groups;
+      std::uint32_t const groups = this->launch.order.features[0] * Tile::groups;
       *is_last = add_acquire_release(ready, 1) == groups - 1 ? 1 : 0;
     }
     named_barrier(2 + group, group_threads);
@@ -227,19 +226,17 @@ struct Fp8Block : Block<Tile> {
     constexpr int rounds = (Tile::depth * Tokens + 3) / 4;  // of four times eight lanes
     constexpr int warps = loader_threads / 32;
     int const warp = threadIdx.x / 32 - 1, lane = threadIdx.x % 32, piece = lane % 8;
-    int const last_row = this->schedule.first_row[this->schedule.groups] - 1;
+    int const last_row = this->schedule.num_rows() - 1;
     Ring<Stages> ring;
     Ring<task_places> place;
     int turn = 0;
     for (Task task = this->next_task(place); task.product >= 0; task = this->next_task(place)) {
       Product const& product = this->launch.products[task.product];
-      bool const has_slots = this->schedule.has_slots() && product.gather;
-      int const divisor = has_slots ? this->launch.slots_per_row : 1;
       auto const* const in = static_cast<uint4 const*>(product.in);
       auto const pitch = static_cast<std::uint32_t>(product.k / 8);
       auto const row_of = [&](int r) {
         int const row = min(task.row + r, last_row);
-        return product.gather ? this->schedule.slot(row) / divisor : row;
+        return product.gather ? this->schedule.token(row) : row;
       };
       // The 128 that these lanes bring in round n: block sub[n] of the stage of a row.
       std::uint32_t from[rounds];  // in 16 bytes
@@ -260,7 +257,7 @@ struct Fp8Block : Block<Tile> {
         for (int block = 0; block < blocks; block += 8) prefetch_l2(weights + block);
       }
       if (task.product == 1) {
-        std::uint32_t const expected = this->schedule.order.features[0] * Tile::groups;
+        std::uint32_t const expected = this->launch.order.features[0] * Tile::groups;
         while (load_acquire(this->ready(task.tile)) < expected) __nanosleep(32);
       }
       float row_scale[rounds];

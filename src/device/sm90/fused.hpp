@@ -103,15 +103,12 @@ struct FusedBlock {
     auto* const tables = reinterpret_cast<int*>(memory + Tile::rows);
     auto const* const in = static_cast<uint4 const*>(launch.products[0].in);
     int const pieces = launch.products[0].k / 8;
-    auto const divisor =
-        static_cast<std::uint32_t>(schedule.has_slots() ? launch.slots_per_row : 1);
     std::uint32_t phase = 0;
     for (int i = blockIdx.x, buffer = 0; i < schedule.num_tiles(); i += gridDim.x, buffer ^= 1) {
       Task const task = schedule.task(i);
       int* const table = tables + buffer * Tile::tokens;
       for (int r = thread; r < Tile::tokens; r += loader_threads) {
-        int const row = task.row + min(r, task.count - 1);
-        table[r] = static_cast<int>(static_cast<std::uint32_t>(schedule.slot(row)) / divisor);
+        table[r] = schedule.token(task.row + min(r, task.count - 1));
       }
       named_barrier(1, loader_threads);
       barrier_wait(x_empty(), phase ^ 1);
@@ -361,7 +358,8 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   }
   wait_for_kernels_before();
   let_next_begin();
-  block.schedule = cut_groups<Tile::tokens>(launch, block.memory + Tile::tables, block.memory);
+  block.schedule =
+      cut_groups<Tile::tokens>(launch, block.memory + Tile::tables, block.memory, 0, [](Task) {});
   if (threadIdx.x < group_threads) {
     registers_give<24>();
     if (threadIdx.x < 32) {

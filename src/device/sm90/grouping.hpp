@@ -105,7 +105,8 @@ __device__ inline void scan_groups(int groups, int begin_row, int* first_tile, i
     if (lane == 31) totals[warp] = sum;
     __syncthreads();
     int2 own = before;
-    for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) {
+    int const warps = min(static_cast<int>(blockDim.x), groups - begin + 32) / 32;  // with groups
+    for (int w = 0; w < warps; ++w) {
       int2 const total = totals[w];
       if (w < warp) own.x += total.x, own.y += total.y;
       before.x += total.x;
@@ -142,90 +143,129 @@ __device__ inline void place_slots(Sides const& what, int groups, std::uint16_t 
   });
 }
 
-/// All of it for no more slots than a warp has lanes and a tile rows: each warp knows them all, and
-/// the block waits for itself once.
-__device__ inline void group_few(Sides const& what, int groups, int* first_tile, int* first_row,
-                                 std::uint16_t* slots, std::int16_t* rows) {
-  int const lane = threadIdx.x % 32;
-  int own = lane < what.num_slots ? what.ids[lane] : -1;
-  if (own >= groups) own = -1;
-  std::uint32_t const lower = (1U << lane) - 1, same = __match_any_sync(~0U, own);
-  std::uint32_t const firsts = __ballot_sync(~0U, own >= 0 && (same & lower) == 0);
-  bool const tells = blockIdx.x == 0;
-  for (int begin = threadIdx.x - lane; begin <= groups; begin += blockDim.x) {
-    int const g = begin + lane;
-    int tile = 0, row = 0, size = 0;
-    for (int slot = 0; slot < what.num_slots; ++slot) {
-      int const id = __shfl_sync(~0U, own, slot);
-      bool const below = id >= 0 && id < g;
-      row += below;
-      tile += below && (firsts >> slot & 1) != 0;
-      size += id == g;
-    }
-    if (g > groups) continue;
-    first_tile[g] = tile;
-    first_row[g] = row;
-    if (!tells) continue;
-    what.offsets[g] = row;
-    if (g < groups) count_rows(what, g, size);
+/// No more slots than a warp has lanes and a tile rows: each warp knows them all.
+struct FewSlots {
+  int groups, num_slots;
+  int own;                     // group of the lane's slot; < 0: none
+  std::uint32_t same, firsts;  // slots of that group; the first ones of all groups
+  struct Before {
+    int tile, row;  // of the slots of groups before
+    int size;       // slots of this one
+  };
+
+  __device__ static FewSlots of(Sides const& what, int groups) {
+    int const lane = threadIdx.x % 32;
+    int own = lane < what.num_slots ? what.ids[lane] : -1;
+    if (own >= groups) own = -1;
+    std::uint32_t const same = __match_any_sync(~0U, own), lower = (1U << lane) - 1;
+    return {groups, what.num_slots, own, same, __ballot_sync(~0U, own >= 0 && (same & lower) == 0)};
   }
-  if (threadIdx.x >= blockDim.x - 32) {  // a warp that has had no groups, where they are few
-    int row = __popc(same & lower);
-    for (int slot = 0; slot < what.num_slots; ++slot) {
-      int const id = __shfl_sync(~0U, own, slot);
-      row += id >= 0 && id < own;
+
+  /// For whole warps.
+  __device__ Before before(int group) const {
+    Before b{};
+    for (int first = 0; first < num_slots; first += 8) {  // lanes without a slot have none
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        int const slot = first + n, id = __shfl_sync(~0U, own, slot);
+        bool const below = id >= 0 && id < group;
+        b.row += below;
+        b.tile += below && (firsts >> slot & 1) != 0;
+        b.size += id == group;
+      }
     }
-    if (own < 0) row = -1;
-    if (lane < what.num_slots) {
+    return b;
+  }
+
+  /// The i-th tile. For whole warps.
+  __device__ Task task(Schedule const& schedule, int i) const {
+    auto const [product, tile, feature] = schedule.place(i, __popc(firsts));
+    Before const b = before(own);
+    int const lane = max(__ffs(__ballot_sync(~0U, own >= 0 && b.tile == tile)) - 1, 0);
+    auto const there = [&](int value) { return __shfl_sync(~0U, value, lane); };
+    return {product, there(own), there(b.row), there(b.size), tile, feature};
+  }
+
+  /// The groups' first tiles and rows, and the slots' rows. All warps but the first.
+  __device__ void place(Sides const& what, int* first_tile, int* first_row, std::uint16_t* slots,
+                        std::int16_t* rows) const {
+    int const lane = threadIdx.x % 32, threads = static_cast<int>(blockDim.x) - 32;
+    bool const tells = blockIdx.x == 0;
+    for (int first = static_cast<int>(threadIdx.x) - 32 - lane; first <= groups; first += threads) {
+      int const g = first + lane;
+      Before const b = before(g);
+      if (g <= groups) {
+        first_tile[g] = b.tile;
+        first_row[g] = b.row;
+        if (tells) what.offsets[g] = b.row;
+        if (tells && g < groups) count_rows(what, g, b.size);
+      }
+      __syncwarp();
+    }
+    if (threadIdx.x < blockDim.x - 32) return;  // the last has had no groups, where they are few
+    std::uint32_t const lower = (1U << lane) - 1;
+    int const place = before(own).row + __popc(same & lower), row = own < 0 ? -1 : place;
+    if (lane < num_slots) {
       if (row >= 0) slots[row] = static_cast<std::uint16_t>(lane);
       rows[lane] = static_cast<std::int16_t>(row);
       if (tells) what.row_of_slot[lane] = row;
       if (tells && row >= 0) what.slots[row] = lane;
     }
+    __syncwarp();
   }
-  __syncthreads();
-}
+};
 
 /// Cuts the groups into tiles of up to Tokens rows, and groups the slots before, if that is to be
 /// done here. All threads of a block; shared memory: `tables` of bytes_of_tables(), `scratch` of
-/// two bytes for each group and warp and eight more for each warp.
-template <int Tokens>
-__device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* scratch) {
+/// two bytes for each group and warp and eight more for each warp. As soon as the tiles are known,
+/// warp 0 is given the one with the number that its lane 0 has: begin(task).
+template <int Tokens, class Begin>
+__device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* scratch, int number,
+                                      Begin const& begin) {
+  int const groups = launch.groups;
   auto* const first_tile = reinterpret_cast<int*>(tables);
-  int* const first_row = first_tile + launch.groups + 1;
-  auto* const short_slots = reinterpret_cast<std::uint16_t*>(first_row + launch.groups + 1);
+  int* const first_row = first_tile + groups + 1;
+  auto* const short_slots = reinterpret_cast<std::uint16_t*>(first_row + groups + 1);
   auto* const short_rows = reinterpret_cast<std::int16_t*>(short_slots + max_grouped);
-  bool const grouping = launch.sides.ids != nullptr;
-  if (grouping && launch.sides.num_slots <= (Tokens < 32 ? Tokens : 32)) {
-    group_few(launch.sides, launch.groups, first_tile, first_row, short_slots, short_rows);
+  Sides const& sides = launch.sides;
+  bool const grouping = sides.ids != nullptr;
+  bool const few = grouping && sides.num_slots <= (Tokens < 32 ? Tokens : 32);
+  Schedule const schedule{&launch,   Tokens % 16 == 0 ? 16 : 8, first_tile, first_row, short_slots,
+                          short_rows};
+  auto* const totals = reinterpret_cast<int2*>(scratch);
+  auto* const counts = reinterpret_cast<std::uint16_t*>(totals + blockDim.x / 32);
+  FewSlots few_slots;
+  OwnSlots own;
+  if (few) {
+    few_slots = FewSlots::of(sides, groups);
+  } else if (grouping) {
+    count_slots(sides, groups, counts, own);
+    __syncthreads();
+    scan_groups<Tokens>(groups, 0, first_tile, first_row, totals,
+                        [&](int g) { return sum_counts(counts, groups, g); });
   } else {
-    auto* const totals = reinterpret_cast<int2*>(scratch);
+    auto const begin_of = [&](int g) {
+      return static_cast<int>(min(launch.offsets[g], launch.max_rows));
+    };
+    scan_groups<Tokens>(groups, begin_of(0), first_tile, first_row, totals,
+                        [&](int g) { return begin_of(g + 1) - begin_of(g); });
+  }
+  if (threadIdx.x < 32) {
+    number = same_in_warp(number);
+    begin(few ? few_slots.task(schedule, number) : schedule.task(number));
+  }
+  if (few) {
+    if (threadIdx.x >= 32) {
+      few_slots.place(sides, first_tile, first_row, short_slots, short_rows);
+    }
+  } else {
     if (grouping) {
-      auto* const counts = reinterpret_cast<std::uint16_t*>(totals + blockDim.x / 32);
-      OwnSlots own;
-      count_slots(launch.sides, launch.groups, counts, own);
-      __syncthreads();
-      scan_groups<Tokens>(launch.groups, 0, first_tile, first_row, totals,
-                          [&](int g) { return sum_counts(counts, launch.groups, g); });
-      place_slots(launch.sides, launch.groups, counts, first_row, own, short_slots, short_rows);
-    } else {
-      auto const begin = [&](int g) {
-        return static_cast<int>(min(launch.offsets[g], launch.max_rows));
-      };
-      scan_groups<Tokens>(launch.groups, begin(0), first_tile, first_row, totals,
-                          [&](int g) { return begin(g + 1) - begin(g); });
+      place_slots(sides, groups, counts, first_row, own, short_slots, short_rows);
     }
     proxy_fence();  // bulk copies will overwrite the scratch
-    __syncthreads();
   }
-  return {first_tile,
-          first_row,
-          launch.slots,
-          grouping ? short_slots : nullptr,
-          grouping ? short_rows : nullptr,
-          launch.groups,
-          Tokens % 16 == 0 ? 16 : 8,
-          launch.order};
+  __syncthreads();
+  return schedule;
 }
 
 }  // namespace kmoe::device::sm90

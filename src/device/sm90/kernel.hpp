@@ -13,12 +13,10 @@
 /// tile of tokens waits for the first by a counter, not for the end of a kernel; it runs some bands
 /// of tiles later (Schedule), when its input is still in the second-level cache.
 
-#include "device/sm90/activation.hpp"
 #include "device/sm90/grouping.hpp"
 #include "device/sm90/ptx.hpp"
 #include "device/sm90/results.hpp"
 #include "device/sm90/schedule.hpp"
-#include "device/sm90/store.hpp"
 #include "device/sm90/wgmma.hpp"
 
 namespace kmoe::device::sm90 {
@@ -49,9 +47,15 @@ struct Block {
     return number_full(number_places) + 4 * place;
   }
 
-  /// All threads.
-  __device__ void make_schedule() {
-    schedule = cut_groups<Tile::pair * Tokens>(launch, memory + Tile::tables, memory);
+  /// All threads; warp 0 gets the first tile, whose number its lane 0 has, see begin().
+  template <class Self>
+  __device__ Task make_schedule(Self const& self, int number) {
+    Task task{};
+    constexpr int scratch = Tile::early_stages * Tile::stage_bytes;
+    schedule =
+        cut_groups<Tile::pair * Tokens>(launch, memory + Tile::tables, memory + scratch, number,
+                                        [&](Task first) { task = begin(self, first); });
+    return task;
   }
 
   /// Features of a tile from `first` on that there are.
@@ -106,9 +110,8 @@ struct Block {
     return task;
   }
 
-  /// Warp 0: the tile whose number lane 0 has, to the other warps.
-  __device__ Task hand_out(Ring<task_places>& place, int number) const {
-    Task task = schedule.task(same_in_warp(number));
+  /// Warp 0: a tile, to the other warps.
+  __device__ Task hand_out(Ring<task_places>& place, Task task) const {
     if constexpr (Tile::pair > 1) task = own_half(task);
     barrier_wait(task_empty(place.stage), place.phase ^ 1);
     if (threadIdx.x == 0) {
@@ -131,49 +134,85 @@ struct Block {
     return {0, feature / 16, group};
   }
 
-  /// Warp 0: hands out the tiles, and brings their weights as far ahead as there are stages. One
-  /// lane does, but all know: what a copy is told lies in registers of the warp, where the compiler
-  /// only puts what it sees to be the same for all lanes. For one lane alone it makes a loop over
-  /// lanes of each copy, 50 instructions, and those were the rate at which few rows streamed.
-  __device__ void load_weights(int number) {
+  /// Where the weights of a tile are.
+  struct Weights {
+    CUtensorMap const *inner, *edge;
+    int k, width, place;  // place: of a pair's block
+    Corner corner;
+  };
+  __device__ Weights weights_of(Task const& task) const {
+    Product const& product = launch.products[task.product];
+    int const width = launch.widths[task.product];
+    int const own = Tile::pair > 1 ? cluster_rank() * (width / Tile::pair) : 0;
+    return {&launch.maps[task.product],
+            &launch.edge_maps[task.product],
+            product.k,
+            width,
+            own,
+            corner(product, task.group, task.feature * width + own)};
+  }
+
+  /// Warp 0: asks for those of step kt. One lane does, but all know: what a copy is told lies in
+  /// registers of the warp, where the compiler only puts what it sees to be the same for all lanes.
+  /// For one lane alone it makes a loop over lanes of each copy, 50 instructions, and those were
+  /// the rate at which few rows streamed.
+  __device__ void bring_weights(Weights const& of, int to, int kt) const {
+    if (!elect_one()) return;
+    barrier_arrive_expecting(full(to), Tile::depth * of.width * row_bytes);
+#pragma unroll
+    for (int sub = 0; sub < Tile::depth; ++sub) {
+      int const k = (kt * Tile::depth + sub) * Tile::row_k;
+      bool const edge = k == 0 || k + Tile::row_k >= of.k;
+      auto const [c2, c3, c4] = of.corner;
+      tensor_copy_5d<Tile::pair>(stage(to) + (sub * Tile::features + of.place) * row_bytes,
+                                 edge ? of.edge : of.inner, full(to), k, 0, c2, c3, c4);
+    }
+  }
+
+  /// Steps of its first tile that warp 0 asks for while the other warps give the slots their
+  /// places.
+  __device__ int early_steps(Task const& first) const {
+    return first.product < 0 ? 0 : min(Tile::early_stages, k_tiles(first.product));
+  }
+  /// Warp 0: hands the first tile out and does so.
+  template <class Self>
+  __device__ Task begin(Self const& self, Task first) const {
+    Ring<task_places> place;
+    first = hand_out(place, first);
+    int const early = early_steps(first);
+    auto const weights = self.weights_of(first);
+    for (int kt = 0; kt < early; ++kt) self.bring_weights(weights, kt, kt);
+    return first;
+  }
+
+  /// Warp 0: hands out the tiles, and brings their weights as far ahead as there are stages; the
+  /// first one has begun.
+  template <class Self>
+  __device__ void load_weights(Self const& self, Task task) const {
     Ring<Stages> ring;
     Ring<task_places> place;
     Ring<number_places> numbers;
+    place.next();
+    numbers.next();
     int const rank = Tile::pair > 1 ? cluster_rank() : 0;
-    Task task{};
-    for (int turn = 0; task.product >= 0; ++turn) {
-      // The first turn has no steps, it hands out the first tile: there is one place for that,
-      // which is read from memory while everything waits for it.
-      Product const& product = launch.products[task.product];
-      int const tiles = turn == 0 ? 0 : k_tiles(task.product);
-      int const handed = turn == 0 ? 0 : handed_at(tiles);
-      int const width = launch.widths[task.product], own_width = width / Tile::pair;
-      int const first = task.feature * width + rank * own_width;
-      CUtensorMap const* const inner_map = &launch.maps[task.product];
-      CUtensorMap const* const edge_map = &launch.edge_maps[task.product];
-      auto const [c2, c3, c4] = corner(product, task.group, first);
-      for (int kt = 0;; ++kt) {
+    int begun = early_steps(task), number = 0;
+    for (int turn = 1; task.product >= 0; ++turn) {
+      int const tiles = k_tiles(task.product), handed = handed_at(tiles);
+      auto const weights = self.weights_of(task);
+      for (int kt = 0;; ++kt) {  // from zero: a number that all lanes are seen to have
         if (kt == handed) {
           if constexpr (Tile::pair > 1) number = share(numbers, same_in_warp(number));
-          task = hand_out(place, number);
+          task = hand_out(place, schedule.task(same_in_warp(number)));
         }
         if (kt == tiles) break;
         if (kt == drawn_at(tiles) && rank == 0 && threadIdx.x == 0) number = draw(turn);
-        barrier_wait(empty(ring.stage), ring.phase ^ 1);
-        if (elect_one()) {
-          std::uint32_t const barrier = full(ring.stage);
-          barrier_arrive_expecting(barrier, Tile::depth * width * row_bytes);
-#pragma unroll
-          for (int sub = 0; sub < Tile::depth; ++sub) {
-            int const k = (kt * Tile::depth + sub) * Tile::row_k;
-            bool const edge = k == 0 || k + Tile::row_k >= product.k;
-            tensor_copy_5d<Tile::pair>(
-                stage(ring.stage) + (sub * Tile::features + rank * own_width) * row_bytes,
-                edge ? edge_map : inner_map, barrier, k, 0, c2, c3, c4);
-          }
+        if (kt >= begun) {
+          barrier_wait(empty(ring.stage), ring.phase ^ 1);
+          self.bring_weights(weights, ring.stage, kt);
         }
         ring.next();
       }
+      begun = 0;
     }
   }
 
@@ -249,18 +288,17 @@ struct Block {
     auto* const table = reinterpret_cast<Two*>(memory + Tile::rows);
     auto const* const own = table + first;
 
-    int const last_row = schedule.first_row[schedule.groups] - 1;
+    int const last_row = schedule.num_rows() - 1;
     // Which rows the next tile has is looked up while this one is on its way.
     int rows[own_rows];
     auto const look_up = [&](Task const& task) {
       bool const slots = launch.products[task.product].gather;
-      int const divisor = schedule.has_slots() && slots ? launch.slots_per_row : 1;
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
         // Rows past the end repeat the last one: their columns of D are not stored.
         int const row =
             min(task.row + min(thread + n * loader_threads, max(task.count - 1, 0)), last_row);
-        rows[n] = slots ? schedule.slot(row) / divisor : row;
+        rows[n] = slots ? schedule.token(row) : row;
       }
     };
 
@@ -286,7 +324,7 @@ struct Block {
       auto const beside = self.beside_rows(task, rows);
       if (task.product == 1) {
         std::uint32_t const expected =
-            schedule.order.features[0] * Tile::groups * Tile::pair + (Self::finishes_codes ? 1 : 0);
+            launch.order.features[0] * Tile::groups * Tile::pair + (Self::finishes_codes ? 1 : 0);
         while (load_acquire(ready(task.tile)) < expected) __nanosleep(32);
       }
       int const tiles = k_tiles(task.product);
@@ -434,159 +472,16 @@ struct Block {
   __device__ void add_rows(int barrier, int thread) const {
     if (thread % group_threads == 0) {
       std::uint32_t const expected =
-          schedule.num_tiles() * schedule.order.features[1] * Tile::groups * Tile::pair;
+          schedule.num_tiles() * launch.order.features[1] * Tile::groups * Tile::pair;
       while (load_acquire(launch.counters + 2) < expected) __nanosleep(32);
     }
     named_barrier(barrier, group_threads);
     sm90::add_rows<Type>(launch, schedule, thread, Tile::groups * group_threads);
   }
 
+  /// What a warpgroup that multiplies does, see consume.hpp.
   template <Operand Type, class Self>
   __device__ void consume(Self& self, int group);
 };
-
-template <class Tile>
-template <Operand Type, class Self>
-__device__ void Block<Tile>::consume(Self& self, int group) {
-  int const thread = threadIdx.x % group_threads, warp = thread / 32, lane = thread % 32;
-  int const barrier = 2 + group;
-  int const staging = Tile::staging + group * Tile::staging_bytes + warp * warp_staging;
-  auto* const token_weights =
-      reinterpret_cast<float*>(memory + Tile::weights) + group * 2 * Tile::sums;
-  auto* const token_targets = reinterpret_cast<int*>(token_weights + Tile::sums);
-  constexpr int own_rows = (Tokens + group_threads - 1) / group_threads;
-
-  clear_missing(launch, schedule, group * group_threads + thread, Tile::groups * group_threads);
-  Ring<Stages> ring;
-  Sums acc;
-  Ring<task_places> place;
-  for (Task task = next_task(place); task.product >= 0; task = next_task(place)) {
-    Product const& product = launch.products[task.product];
-    bool const gated = product.halves != Halves::none;
-    bool const weighted = product.weights != nullptr;
-    bool const tells = task.product == 0 ? launch.count == 2 : launch.sides.sums != nullptr;
-    auto const tell = [&] {
-      // All warps have stored what they have, and nobody needs the weights of the tokens any more.
-      named_barrier(barrier, group_threads);
-      if constexpr (Self::finishes_codes) {
-        if (gated && tells) return self.template finish_codes<Type>(task, group);
-      }
-      if (!tells || thread != 0) return;
-      add_release(task.product == 0 ? ready(task.tile) : launch.counters + 2, 1);
-    };
-    int const own_first = group * Tile::parts * Tile::part_features;
-    int const first_feature = task.feature * launch.widths[task.product] + own_first;
-    if (features_from(task, own_first) <= 0 &&
-        !(gated && (Self::finishes_together || Self::arranged))) {
-      pass_by(ring, group, k_tiles(task.product), lane == 0);
-      tell();
-      continue;
-    }
-
-    float own_weights[own_rows];
-    int own_targets[own_rows];  // rows of the result
-    if (!gated) {
-      bool const to_slots = task.product == 1 && launch.sides.direct != nullptr;
-#pragma unroll
-      for (int n = 0; n < own_rows; ++n) {
-        int const r = thread + n * group_threads, row = task.row + r;
-        own_weights[n] = 1.0F;
-        own_targets[n] = row;
-        if (r < task.count && (weighted || to_slots)) {
-          int const slot = schedule.slot(row);
-          if (weighted) own_weights[n] = product.weights[slot];
-          if (to_slots) own_targets[n] = slot;
-        }
-      }
-    }
-
-    self.template multiply_tile<Type>(acc, ring, group, lane == 0, task);
-
-    if (!gated) {
-#pragma unroll
-      for (int n = 0; n < own_rows; ++n) {
-        int const r = thread + n * group_threads;
-        if (r < Tokens) {
-          token_weights[r] = own_weights[n];
-          token_targets[r] = own_targets[n];
-        }
-      }
-      named_barrier(barrier, group_threads);
-    }
-
-    // Parts whose features are finished together.
-    constexpr int together = Tile::by_eights ? Tile::parts : 1;
-    int const own_end = first_feature + min(launch.widths[task.product] - own_first,
-                                            Tile::parts * Tile::part_features);
-    auto const first_of = [&](int part) {
-      return first_feature + part * Tile::part_features + 16 * together * warp;
-    };
-    if (gated && self.template finish_gated<Type>(acc, task, group, thread)) {
-      // It is.
-    } else if (gated) {
-      int const width = product.features / 2, columns = Self::width_of(width);
-      bool const interleaved = product.halves == Halves::interleaved;
-#pragma unroll
-      for (int part = 0; part < Tile::parts; part += together) {
-        int const first = first_of(part) / 2;
-        float bias[together][2] = {};
-        bool absent[together] = {};
-#pragma unroll
-        for (int piece = 0; piece < together; ++piece) {
-          int const feature = Self::element_of(first + 8 * piece + lane / 4);
-          absent[piece] = Self::arranged && feature >= width;
-          if (product.bias == nullptr || feature >= width) continue;
-          float const* const b = product.bias + std::int64_t{task.group} * product.features;
-          bias[piece][0] = b[interleaved ? 2 * feature : feature];
-          bias[piece][1] = b[interleaved ? 2 * feature + 1 : feature + width];
-        }
-        with_activation(product, [&](auto const& act) {
-          auto const word = [&](int j, int piece) {
-            // Two parts are the gates and the ups, one has both in its halves.
-            float const* const a = acc[part] + 4 * j + 2 * piece;
-            float const* const b = together == 2 ? acc[Tile::parts - 1] + 4 * j + 2 * piece : a + 2;
-            auto const two = pack<Type>(act(a[0] + bias[piece][0], b[0] + bias[piece][1]),
-                                        act(a[1] + bias[piece][0], b[1] + bias[piece][1]));
-            return absent[piece] ? 0 : two;
-          };
-          store_columns<together, Tile::sums>(
-              {product.out, columns, first, min(columns, own_end / 2), task.count}, base + staging,
-              memory + staging, word, [&](int r) -> std::uint32_t { return task.row + r; });
-        });
-      }
-    } else {
-      constexpr int pieces = 2 * together;
-      int const width = product.features;
-      auto const finish = [&](auto const& act) {
-#pragma unroll
-        for (int part = 0; part < Tile::parts; part += together) {
-          int const first = first_of(part);
-          float bias[pieces] = {};
-#pragma unroll
-          for (int piece = 0; piece < pieces; ++piece) {
-            int const feature = first + 8 * piece + lane / 4;
-            if (product.bias == nullptr || feature >= width) continue;
-            bias[piece] = product.bias[std::int64_t{task.group} * width + feature];
-          }
-          auto const word = [&](int j, int piece) {
-            float const* const d = acc[part + piece % together] + 4 * j + piece / together * 2;
-            auto const w = *reinterpret_cast<float2 const*>(token_weights + 8 * j + 2 * (lane % 4));
-            return pack<Type>(w.x * act(d[0] + bias[piece]), w.y * act(d[1] + bias[piece]));
-          };
-          store_columns<pieces, Tile::sums>(
-              {product.out, width, first, min(width, own_end), task.count}, base + staging,
-              memory + staging, word, [&](int r) -> std::uint32_t { return token_targets[r]; });
-        }
-      };
-      if (product.act == Act::identity) {
-        finish([](float x) { return x; });
-      } else {
-        finish([&](float x) { return activate_other(product.act, x); });
-      }
-    }
-    tell();
-  }
-  if (launch.sides.sums != nullptr) add_rows<Type>(barrier, group * group_threads + thread);
-}
 
 }  // namespace kmoe::device::sm90

@@ -38,7 +38,7 @@ inline void set_order(Launch& what, int band, int blocks) {
   auto const tiles = [&](int p) {
     return p < what.count ? (what.products[p].features + what.widths[p] - 1) / what.widths[p] : 0;
   };
-  band = static_cast<int>(std::min<std::int64_t>(band, what.max_rows));
+  band = static_cast<int>(std::clamp<std::int64_t>(what.max_rows, 1, band));
   // Enough tiles of the first product lie between a tile of the second and its input.
   int const size = band * tiles(0);
   what.order = order_of(band, (3 * blocks + size - 1) / size, {tiles(0), tiles(1)});

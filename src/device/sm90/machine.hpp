@@ -130,7 +130,8 @@ inline void describe(Work const& work, Launch& what) {
   }
   what.count = work.count;
   what.groups = work.groups;
-  what.slots_per_row = work.slots_per_row;
+  bool const slots = work.ids != nullptr || work.slots != nullptr;
+  what.slots_per_row = Divisor::of(slots ? static_cast<std::uint32_t>(work.slots_per_row) : 1);
   what.offsets = work.offsets;
   what.slots = work.slots;
   what.max_rows = work.rows;

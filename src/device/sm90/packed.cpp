@@ -62,7 +62,7 @@ void launch_tile(cudaStream_t stream, PackedLaunch& what, Work const& work) {
       2 * active * ceil_div(work.products[1].features, Tile::features) <= blocks) {
     what.widths[1] /= 2;
   }
-  set_order(what, work.tokens <= 64 ? 2 : 8, blocks);
+  set_order(what, work.tokens <= 64 ? 4 : 8, blocks);
   for (int p = 0; p < what.count; ++p) {
     what.maps[p] = what.edge_maps[p] =
         encode_codes(what.products[p], what.packed[p], what.groups, Tile::box, what.widths[p]);

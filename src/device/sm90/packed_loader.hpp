@@ -135,17 +135,16 @@ struct PackedLoader : Block<Tile> {
     for (Task task = this->next_task(place); task.product >= 0; task = this->next_task(place)) {
       Product const& product = more.products[task.product];
       bool const slots = product.gather;
-      int const divisor = schedule.has_slots() && slots ? more.slots_per_row : 1;
       int const pieces = product.k / 8, count = task.count;
       auto const* const in = static_cast<uint4 const*>(product.in);
       std::uint32_t rows[own_rows];  // where they begin; past the end the last one
 #pragma unroll
       for (int n = 0; n < own_rows; ++n) {
         int const row = task.row + min(first + 8 * n, count - 1);
-        rows[n] = (slots ? schedule.slot(row) / divisor : row) * pieces + own;
+        rows[n] = (slots ? schedule.token(row) : row) * pieces + own;
       }
       if (task.product == 1 && lane == 0) {
-        std::uint32_t const expected = schedule.order.features[0] * Tile::groups;
+        std::uint32_t const expected = more.order.features[0] * Tile::groups;
         while (load_relaxed(this->ready(task.tile)) < expected) __nanosleep(32);
         load_acquire(this->ready(task.tile));
       }
@@ -214,10 +213,8 @@ struct PackedLoader : Block<Tile> {
   /// The elements of a row of tokens.
   __device__ std::uint16_t const* row_of_tokens(Product const& product, int row) const {
     Schedule const& schedule = this->schedule;
-    int const from = product.gather ? schedule.slot(row) : row;
-    int const divisor = schedule.has_slots() && product.gather ? more.slots_per_row : 1;
-    return static_cast<std::uint16_t const*>(product.in) +
-           std::int64_t{from / divisor} * width_of(product.k);
+    std::int64_t const from = product.gather ? schedule.token(row) : row;
+    return static_cast<std::uint16_t const*>(product.in) + from * width_of(product.k);
   }
 
   // The scales of a tile's rows, as a warp brings them: `words` lanes the words of one row.
@@ -286,43 +283,35 @@ struct PackedLoader : Block<Tile> {
     }
   }
 
-  /// Warp 0: as Block::load_weights, with the scales of the tile's rows.
-  __device__ void load_weights(int number) {
-    PackedLaunch const& launch = more;
-    int const lane = threadIdx.x;
-    Ring<Tile::stages> ring;
-    Ring<task_places> place;
-    Task task{};
-    for (int turn = 0; task.product >= 0; ++turn) {
-      // The first turn has no steps, as there.
-      Product const& product = launch.products[task.product];
-      CUtensorMap const* const map = &launch.maps[task.product];
-      int const tiles = turn == 0 ? 0 : this->k_tiles(task.product);
-      int const handed = turn == 0 ? 0 : this->handed_at(tiles);
-      int const width = launch.widths[task.product], begin = task.feature * width;
-      auto const [c2, c3, c4] = this->corner(product, task.group, begin);
-      ScaleRows const scales = scale_rows(task, lane);
-      for (int kt = 0;; ++kt) {
-        if (kt == handed) task = this->hand_out(place, number);
-        if (kt == tiles) break;
-        if (kt == this->drawn_at(tiles) && lane == 0) number = this->draw(turn);
-        barrier_wait(this->empty(ring.stage), ring.phase ^ 1);
-        std::uint32_t const barrier = this->full(ring.stage);
-        if (elect_one()) {
-          barrier_arrive_expecting(barrier, 32 * Tile::depth * width);
+  /// Codes, and the scales of their rows.
+  struct Weights {
+    CUtensorMap const* map;
+    int width;
+    typename Base::Corner corner;
+    ScaleRows scales;
+  };
+  __device__ Weights weights_of(Task const& task) const {
+    int const width = more.widths[task.product];
+    Product const& product = more.products[task.product];
+    return {&more.maps[task.product], width,
+            this->corner(product, task.group, task.feature * width),
+            scale_rows(task, static_cast<int>(threadIdx.x))};
+  }
+  __device__ void bring_weights(Weights const& of, int to, int kt) const {
+    std::uint32_t const barrier = this->full(to);
+    if (elect_one()) {
+      barrier_arrive_expecting(barrier, 32 * Tile::depth * of.width);
+      auto const [c2, c3, c4] = of.corner;
 #pragma unroll
-          for (int copy = 0; copy < Tile::boxes; ++copy) {
-            tensor_copy_5d(this->stage(ring.stage) + copy * Tile::features * Tile::box, map,
-                           barrier, (kt * Tile::boxes + copy) * Tile::box, 0, c2, c3, c4);
-          }
-        }
-        if constexpr (!by_stage) {
-          __syncwarp();
-          bring_scales(scales, ring.stage, kt, lane);
-          copy_async_arrive(barrier);
-        }
-        ring.next();
+      for (int copy = 0; copy < Tile::boxes; ++copy) {
+        tensor_copy_5d(this->stage(to) + copy * Tile::features * Tile::box, of.map, barrier,
+                       (kt * Tile::boxes + copy) * Tile::box, 0, c2, c3, c4);
       }
+    }
+    if constexpr (!by_stage) {
+      __syncwarp();
+      bring_scales(of.scales, to, kt, static_cast<int>(threadIdx.x));
+      copy_async_arrive(barrier);
     }
   }
 };

@@ -62,12 +62,13 @@ struct PackedTile {
   static constexpr int bytes(int groups, bool grouping) {
     return 1024 + tables + bytes_of_tables(groups, grouping);
   }
+  static constexpr int early_stages = stages_beside_scratch(threads, Stages, stage_bytes);
   static_assert(Groups == 2 && Depth % 2 == 0 && Features % 128 == 0);
   static_assert(!Arranged || (Features == 256 && box == 64));  // see row_of()
   static_assert(parts == 1 || (slots == 1 && side_row == 8));  // see multiply()
   static_assert(bytes(max_groups, false) <= shared_limit);
   static_assert(bytes(max_grouped_groups, true) <= shared_limit);
-  static_assert(threads / 32 * (max_grouped_groups * 2 + 8) <= Stages * stage_bytes);  // cut_groups
+  static_assert(early_stages > 0);
 };
 
 }  // namespace kmoe::device::sm90

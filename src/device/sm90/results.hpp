@@ -31,7 +31,8 @@ template <Operand Type>
 __device__ inline void add_rows(Launch const& launch, Schedule const& schedule, int thread,
                                 int threads) {
   constexpr int batch = 8;  // rows in flight
-  int const pieces = launch.products[1].features / 8, k = launch.slots_per_row;
+  int const pieces = launch.products[1].features / 8,
+            k = static_cast<int>(launch.slots_per_row.value);
   int const count = launch.sides.num_slots / k * pieces;
   auto const* const rows = static_cast<uint4 const*>(launch.products[1].out);
   for (int i = blockIdx.x * threads + thread; i < count; i += gridDim.x * threads) {

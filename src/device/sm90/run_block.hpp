@@ -5,7 +5,7 @@
 /// \file
 /// What the threads of a block do, whatever the block is.
 
-#include "device/sm90/kernel.hpp"
+#include "device/sm90/consume.hpp"
 
 namespace kmoe::device::sm90 {
 
@@ -35,13 +35,18 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
   wait_for_kernels_before();
   let_next_begin();
   bool const draws = threadIdx.x == 0 && (Tile::pair == 1 || cluster_rank() == 0);
-  int const number = draws ? block.draw(0) : 0;
-  block.make_schedule();
+  int number = draws ? block.draw(0) : 0;
+  if constexpr (Tile::pair > 1) {
+    Ring<number_places> place;
+    if (threadIdx.x < 32) number = block.share(place, same_in_warp(number));
+  }
+  Task const first = block.make_schedule(block, number);
+  if constexpr (Tile::pair > 1) cluster_sync();  // what one brings to both, neither's scratch needs
 
   if (threadIdx.x < group_threads) {
     registers_give<Tile::loader_registers>();
     if (threadIdx.x < 32) {
-      block.load_weights(number);
+      block.load_weights(block, first);
     } else if (threadIdx.x >= 32) {
       block.template load_tokens<Type>(block);
     }

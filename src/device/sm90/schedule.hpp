@@ -69,7 +69,8 @@ struct Launch {
   CUtensorMap maps[2];       // of the weights
   CUtensorMap edge_maps[2];  // for the first and the last 128 bytes of their rows
   Product products[2];
-  int count, groups, slots_per_row;
+  int count, groups;
+  Divisor slots_per_row;  // 1 where row r is slot r
   std::int64_t const* offsets;
   std::int32_t const* slots;
   std::int64_t max_rows;
@@ -93,6 +94,11 @@ inline constexpr int number_places = 8;  // between the blocks of a pair; more t
 /// Of the tables of a Schedule.
 constexpr int bytes_of_tables(int groups, bool grouping) {
   return 2 * (groups + 1) * 4 + (grouping ? 2 * max_grouped * 2 : 0);
+}
+
+/// How many stages cut_groups() leaves free: its scratch lies behind them.
+constexpr int stages_beside_scratch(int threads, int stages, int stage_bytes) {
+  return (stages * stage_bytes - threads / 32 * (max_grouped_groups * 2 + 8)) / stage_bytes;
 }
 
 /// Where the rows of a tile begin is kept in twos for each thread that brings some; `lanes` bring
@@ -139,33 +145,37 @@ struct Tile {
   static constexpr int bytes(int groups, bool grouping) {
     return 1024 + tables + bytes_of_tables(groups, grouping);
   }
+  static constexpr int early_stages = stages_beside_scratch(threads, Stages, stage_bytes);
   // Larger tiles are chosen where they fit (experts.cpp).
   static_assert(Tokens > 128 || bytes(max_groups, false) <= shared_limit);
   static_assert(Tokens > 128 || bytes(max_grouped_groups, true) <= shared_limit);
-  static_assert(threads / 32 * (max_grouped_groups * 2 + 8) <= Stages * stage_bytes);  // cut_groups
+  static_assert(early_stages > 0);
 };
 
 /// The tiles of tokens and the order of the work; the same on every block.
 struct Schedule {
-  int const* first_tile;             // [groups + 1]
-  int const* first_row;              // [groups + 1]
-  std::int32_t const* slots;         // of each row, in global memory
-  std::uint16_t const* short_slots;  // or here; neither: row r is slot r
-  std::int16_t const* short_rows;    // of each slot, or -1; with short_slots
-  int groups;
-  int step;  // tiles of a group have multiples of it, a power of 2, but for the last
-  Order order;
+  Launch const* launch;   // what is there already stays there: registers are few
+  int step;               // tiles of a group have multiples of it, a power of 2, but for the last
+  int const* first_tile;  // [groups + 1]
+  int const* first_row;   // [groups + 1]
+  std::uint16_t const* short_slots;  // of each row, if they were grouped here
+  std::int16_t const* short_rows;    // of each slot, or -1, then
 
-  __device__ bool has_slots() const { return slots != nullptr || short_slots != nullptr; }
   __device__ int slot(int row) const {
-    return short_slots != nullptr ? short_slots[row] : slots != nullptr ? slots[row] : row;
+    if (launch->sides.ids != nullptr) return short_slots[row];
+    return launch->slots != nullptr ? launch->slots[row] : row;
   }
-  __device__ int num_tiles() const { return first_tile[groups]; }
+  /// The row of x that row `row` is a copy of.
+  __device__ int token(int row) const { return launch->slots_per_row.quotient(slot(row)); }
+  __device__ int num_tiles() const { return first_tile[launch->groups]; }
+  __device__ int num_rows() const { return first_row[launch->groups]; }
 
-  /// The i-th tile. For whole warps.
-  __device__ Task task(int i) const {
-    auto const& [band, lag, features, by_band, by_first, by_second, by_both] = order;
-    int const num_tiles = this->num_tiles();
+  /// Where the i-th tile is, of `num_tiles` tiles of tokens.
+  struct Place {
+    int product, tile, feature;  // as of a Task
+  };
+  __device__ Place place(int i, int num_tiles) const {
+    auto const& [band, lag, features, by_band, by_first, by_second, by_both] = launch->order;
     if (i >= num_tiles * (features[0] + features[1])) return {-1};
     // Bands of tiles of tokens. The second product of band b follows the first one of band b + lag:
     // by then its input is there, and still in the second-level cache where lag is small.
@@ -195,8 +205,13 @@ struct Schedule {
     // at the same time share weights where an expert has several tiles.
     int const tiles = min(band, num_tiles - b * band);
     int const feature = tiles == band ? by_band.quotient(i) : quotient(i, tiles);
-    int const tile = b * band + i - feature * tiles;
+    return {product, b * band + i - feature * tiles, feature};
+  }
 
+  /// The i-th tile. For whole warps.
+  __device__ Task task(int i) const {
+    auto const [product, tile, feature] = place(i, num_tiles());
+    if (product < 0) return {-1};
     int const group = group_of(tile);
     int const begin = first_row[group], rows = first_row[group + 1] - begin;
     int const first = first_tile[group], parts = first_tile[group + 1] - first;
@@ -215,7 +230,8 @@ struct Schedule {
   /// the groups, then at one group of what lies between two places.
   __device__ int group_of(int tile) const {
     static_assert(max_groups <= 32 * 32);
-    int const lane = threadIdx.x % 32, step = (groups + 31) / 32;
+    int const groups = launch->groups, step = (groups + 31) / 32;
+    int const lane = threadIdx.x % 32;
     auto const last_of = [&](int group) {
       bool const before = first_tile[min(group, groups)] <= tile;  // not the end of all
       return __popc(__ballot_sync(~0U, before)) - 1;
