@@ -89,8 +89,9 @@ __device__ inline int sum_counts(std::uint16_t* counts, int groups, int g) {
 /// begin_row on: a thread has a group. All threads of a block; `totals` of each warp in shared
 /// memory.
 template <int Tokens, class Rows>
-__device__ inline void scan_groups(int groups, int begin_row, int* first_tile, int* first_row,
-                                   int2* totals, Rows const& rows_of) {
+__device__ inline void scan_groups(Schedule const& schedule, int begin_row, int2* totals,
+                                   Rows const& rows_of) {
+  int const groups = schedule.launch->groups;
   int const warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int2 before = {0, begin_row};  // tiles, rows
   for (int begin = 0; begin <= groups; begin += static_cast<int>(blockDim.x)) {
@@ -113,17 +114,19 @@ __device__ inline void scan_groups(int groups, int begin_row, int* first_tile, i
       before.y += total.y;
     }
     if (g <= groups) {
-      first_tile[g] = own.x + sum.x - tiles;
-      first_row[g] = own.y + sum.y - rows;
+      schedule.first_tile()[g] = own.x + sum.x - tiles;
+      schedule.first_row()[g] = own.y + sum.y - rows;
     }
     __syncthreads();
   }
 }
 
 /// Gives the slots their rows, once first_row is known; the first block tells the others' kernels.
-__device__ inline void place_slots(Sides const& what, int groups, std::uint16_t const* counts,
-                                   int const* first_row, OwnSlots const& own, std::uint16_t* slots,
-                                   std::int16_t* rows) {
+__device__ inline void place_slots(Schedule const& schedule, std::uint16_t const* counts,
+                                   OwnSlots const& own) {
+  Sides const& what = schedule.launch->sides;
+  int const groups = schedule.launch->groups;
+  int const* const first_row = schedule.first_row();
   bool const tells = blockIdx.x == 0;
   std::uint16_t const* const before = counts + threadIdx.x / 32 * groups;
 #pragma unroll
@@ -131,8 +134,8 @@ __device__ inline void place_slots(Sides const& what, int groups, std::uint16_t 
     int const slot = own.first + i * 32, g = own.group[i];
     if (i >= own.rounds || slot >= what.num_slots) break;
     int const row = g < 0 ? -1 : first_row[g] + before[g] + own.rank[i];
-    if (g >= 0) slots[row] = static_cast<std::uint16_t>(slot);
-    rows[slot] = static_cast<std::int16_t>(row);
+    if (g >= 0) schedule.short_slots()[row] = static_cast<std::uint16_t>(slot);
+    schedule.short_rows()[slot] = static_cast<std::int16_t>(row);
     if (tells) what.row_of_slot[slot] = row;
     if (tells && g >= 0) what.slots[row] = slot;
   }
@@ -187,16 +190,16 @@ struct FewSlots {
   }
 
   /// The groups' first tiles and rows, and the slots' rows. All warps but the first.
-  __device__ void place(Sides const& what, int* first_tile, int* first_row, std::uint16_t* slots,
-                        std::int16_t* rows) const {
+  __device__ void place(Schedule const& schedule) const {
+    Sides const& what = schedule.launch->sides;
     int const lane = threadIdx.x % 32, threads = static_cast<int>(blockDim.x) - 32;
     bool const tells = blockIdx.x == 0;
     for (int first = static_cast<int>(threadIdx.x) - 32 - lane; first <= groups; first += threads) {
       int const g = first + lane;
       Before const b = before(g);
       if (g <= groups) {
-        first_tile[g] = b.tile;
-        first_row[g] = b.row;
+        schedule.first_tile()[g] = b.tile;
+        schedule.first_row()[g] = b.row;
         if (tells) what.offsets[g] = b.row;
         if (tells && g < groups) count_rows(what, g, b.size);
       }
@@ -206,8 +209,8 @@ struct FewSlots {
     std::uint32_t const lower = (1U << lane) - 1;
     int const place = before(own).row + __popc(same & lower), row = own < 0 ? -1 : place;
     if (lane < num_slots) {
-      if (row >= 0) slots[row] = static_cast<std::uint16_t>(lane);
-      rows[lane] = static_cast<std::int16_t>(row);
+      if (row >= 0) schedule.short_slots()[row] = static_cast<std::uint16_t>(lane);
+      schedule.short_rows()[lane] = static_cast<std::int16_t>(row);
       if (tells) what.row_of_slot[lane] = row;
       if (tells && row >= 0) what.slots[row] = lane;
     }
@@ -223,15 +226,10 @@ template <int Tokens, class Begin>
 __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* scratch, int number,
                                       Begin const& begin) {
   int const groups = launch.groups;
-  auto* const first_tile = reinterpret_cast<int*>(tables);
-  int* const first_row = first_tile + groups + 1;
-  auto* const short_slots = reinterpret_cast<std::uint16_t*>(first_row + groups + 1);
-  auto* const short_rows = reinterpret_cast<std::int16_t*>(short_slots + max_grouped);
   Sides const& sides = launch.sides;
   bool const grouping = sides.ids != nullptr;
   bool const few = grouping && sides.num_slots <= (Tokens < 32 ? Tokens : 32);
-  Schedule const schedule{&launch,   Tokens % 16 == 0 ? 16 : 8, first_tile, first_row, short_slots,
-                          short_rows};
+  Schedule const schedule{&launch, tables, Tokens % 16 == 0 ? 16 : 8};
   auto* const totals = reinterpret_cast<int2*>(scratch);
   auto* const counts = reinterpret_cast<std::uint16_t*>(totals + blockDim.x / 32);
   FewSlots few_slots;
@@ -241,13 +239,12 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
   } else if (grouping) {
     count_slots(sides, groups, counts, own);
     __syncthreads();
-    scan_groups<Tokens>(groups, 0, first_tile, first_row, totals,
-                        [&](int g) { return sum_counts(counts, groups, g); });
+    scan_groups<Tokens>(schedule, 0, totals, [&](int g) { return sum_counts(counts, groups, g); });
   } else {
     auto const begin_of = [&](int g) {
       return static_cast<int>(min(launch.offsets[g], launch.max_rows));
     };
-    scan_groups<Tokens>(groups, begin_of(0), first_tile, first_row, totals,
+    scan_groups<Tokens>(schedule, begin_of(0), totals,
                         [&](int g) { return begin_of(g + 1) - begin_of(g); });
   }
   if (threadIdx.x < 32) {
@@ -256,11 +253,11 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
   }
   if (few) {
     if (threadIdx.x >= 32) {
-      few_slots.place(sides, first_tile, first_row, short_slots, short_rows);
+      few_slots.place(schedule);
     }
   } else {
     if (grouping) {
-      place_slots(sides, groups, counts, first_row, own, short_slots, short_rows);
+      place_slots(schedule, counts, own);
     }
     proxy_fence();  // bulk copies will overwrite the scratch
   }

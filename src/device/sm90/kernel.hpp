@@ -47,15 +47,13 @@ struct Block {
     return number_full(number_places) + 4 * place;
   }
 
-  /// All threads; warp 0 gets the first tile, whose number its lane 0 has, see begin().
+  /// All threads; lane 0 of warp 0 has the number of the block's first tile, see begin().
   template <class Self>
-  __device__ Task make_schedule(Self const& self, int number) {
-    Task task{};
+  __device__ void make_schedule(Self const& self, int number) {
     constexpr int scratch = Tile::early_stages * Tile::stage_bytes;
     schedule =
         cut_groups<Tile::pair * Tokens>(launch, memory + Tile::tables, memory + scratch, number,
-                                        [&](Task first) { task = begin(self, first); });
-    return task;
+                                        [&](Task const& first) { begin(self, first); });
   }
 
   /// Features of a tile from `first` on that there are.
@@ -110,6 +108,14 @@ struct Block {
     return task;
   }
 
+  /// What a warp's lanes have, as a tile whose place they all are seen to know.
+  __device__ static Task same_task(Task task) {
+    task.product = same_in_warp(task.product);
+    task.group = same_in_warp(task.group);
+    task.feature = same_in_warp(task.feature);
+    return task;
+  }
+
   /// Warp 0: a tile, to the other warps.
   __device__ Task hand_out(Ring<task_places>& place, Task task) const {
     if constexpr (Tile::pair > 1) task = own_half(task);
@@ -119,10 +125,7 @@ struct Block {
       barrier_arrive(task_full(place.stage));
     }
     place.next();
-    task.product = same_in_warp(task.product);
-    task.group = same_in_warp(task.group);
-    task.feature = same_in_warp(task.feature);
-    return task;
+    return same_task(task);
   }
 
   /// Where features of a matrix begin, in the dimensions of its map behind those of eight rows.
@@ -176,22 +179,22 @@ struct Block {
   }
   /// Warp 0: hands the first tile out and does so.
   template <class Self>
-  __device__ Task begin(Self const& self, Task first) const {
+  __device__ void begin(Self const& self, Task first) const {
     Ring<task_places> place;
     first = hand_out(place, first);
     int const early = early_steps(first);
     auto const weights = self.weights_of(first);
     for (int kt = 0; kt < early; ++kt) self.bring_weights(weights, kt, kt);
-    return first;
   }
 
   /// Warp 0: hands out the tiles, and brings their weights as far ahead as there are stages; the
   /// first one has begun.
   template <class Self>
-  __device__ void load_weights(Self const& self, Task task) const {
+  __device__ void load_weights(Self const& self) const {
     Ring<Stages> ring;
     Ring<task_places> place;
     Ring<number_places> numbers;
+    Task task = same_task(*task_at(0));
     place.next();
     numbers.next();
     int const rank = Tile::pair > 1 ? cluster_rank() : 0;

@@ -19,7 +19,7 @@ __device__ inline void clear_missing(Launch const& launch, Schedule const& sched
   int const pieces = launch.products[1].features / 8;
   for (int slot = blockIdx.x * threads + thread; slot < what.num_slots;
        slot += gridDim.x * threads) {
-    int const row = what.ids != nullptr ? schedule.short_rows[slot] : what.row_of_slot[slot];
+    int const row = what.ids != nullptr ? schedule.short_rows()[slot] : what.row_of_slot[slot];
     if (row >= 0) continue;
     auto* const y = static_cast<uint4*>(what.direct) + std::int64_t{slot} * pieces;
     for (int p = 0; p < pieces; ++p) y[p] = {0, 0, 0, 0};
@@ -43,7 +43,7 @@ __device__ inline void add_rows(Launch const& launch, Schedule const& schedule, 
       uint4 part[batch];
 #pragma unroll
       for (int n = 0; n < batch; ++n) {
-        at[n] = first + n < k ? schedule.short_rows[token * k + first + n] : -1;
+        at[n] = first + n < k ? schedule.short_rows()[token * k + first + n] : -1;
       }
 #pragma unroll
       for (int n = 0; n < batch; ++n) {

@@ -40,13 +40,13 @@ __device__ __forceinline__ void run_block(Launch const& launch, Block& block) {
     Ring<number_places> place;
     if (threadIdx.x < 32) number = block.share(place, same_in_warp(number));
   }
-  Task const first = block.make_schedule(block, number);
+  block.make_schedule(block, number);
   if constexpr (Tile::pair > 1) cluster_sync();  // what one brings to both, neither's scratch needs
 
   if (threadIdx.x < group_threads) {
     registers_give<Tile::loader_registers>();
     if (threadIdx.x < 32) {
-      block.load_weights(block, first);
+      block.load_weights(block);
     } else if (threadIdx.x >= 32) {
       block.template load_tokens<Type>(block);
     }

@@ -154,21 +154,28 @@ struct Tile {
 
 /// The tiles of tokens and the order of the work; the same on every block.
 struct Schedule {
-  Launch const* launch;   // what is there already stays there: registers are few
-  int step;               // tiles of a group have multiples of it, a power of 2, but for the last
-  int const* first_tile;  // [groups + 1]
-  int const* first_row;   // [groups + 1]
-  std::uint16_t const* short_slots;  // of each row, if they were grouped here
-  std::int16_t const* short_rows;    // of each slot, or -1, then
+  Launch const* launch;  // what is there already stays there: registers are few
+  char* tables;          // of bytes_of_tables(), all found by one address
+  int step;              // tiles of a group have multiples of it, a power of 2, but for the last
+
+  __device__ int* first_tile() const { return reinterpret_cast<int*>(tables); }  // [groups + 1]
+  __device__ int* first_row() const { return first_tile() + launch->groups + 1; }
+  /// Of each row, and the rows of each slot or -1, if they were grouped here.
+  __device__ std::uint16_t* short_slots() const {
+    return reinterpret_cast<std::uint16_t*>(first_row() + launch->groups + 1);
+  }
+  __device__ std::int16_t* short_rows() const {
+    return reinterpret_cast<std::int16_t*>(short_slots() + max_grouped);
+  }
 
   __device__ int slot(int row) const {
-    if (launch->sides.ids != nullptr) return short_slots[row];
+    if (launch->sides.ids != nullptr) return short_slots()[row];
     return launch->slots != nullptr ? launch->slots[row] : row;
   }
   /// The row of x that row `row` is a copy of.
   __device__ int token(int row) const { return launch->slots_per_row.quotient(slot(row)); }
-  __device__ int num_tiles() const { return first_tile[launch->groups]; }
-  __device__ int num_rows() const { return first_row[launch->groups]; }
+  __device__ int num_tiles() const { return first_tile()[launch->groups]; }
+  __device__ int num_rows() const { return first_row()[launch->groups]; }
 
   /// Where the i-th tile is, of `num_tiles` tiles of tokens.
   struct Place {
@@ -213,8 +220,8 @@ struct Schedule {
     auto const [product, tile, feature] = place(i, num_tiles());
     if (product < 0) return {-1};
     int const group = group_of(tile);
-    int const begin = first_row[group], rows = first_row[group + 1] - begin;
-    int const first = first_tile[group], parts = first_tile[group + 1] - first;
+    int const begin = first_row()[group], rows = first_row()[group + 1] - begin;
+    int const first = first_tile()[group], parts = first_tile()[group + 1] - first;
     int const size = ((parts > 1 ? quotient(rows + parts - 1, parts) : rows) + step - 1) & -step;
     int const row = (tile - first) * size;
     return {product, group, begin + row, min(size, rows - row), tile, feature};
@@ -233,7 +240,7 @@ struct Schedule {
     int const groups = launch->groups, step = (groups + 31) / 32;
     int const lane = threadIdx.x % 32;
     auto const last_of = [&](int group) {
-      bool const before = first_tile[min(group, groups)] <= tile;  // not the end of all
+      bool const before = first_tile()[min(group, groups)] <= tile;  // not the end of all
       return __popc(__ballot_sync(~0U, before)) - 1;
     };
     int const low = last_of(lane * step) * step;
