@@ -182,6 +182,7 @@ struct Block {
   __device__ void begin(Self const& self, Task first) const {
     Ring<task_places> place;
     first = hand_out(place, first);
+    if (first.product < 0) return;
     int const early = early_steps(first);
     auto const weights = self.weights_of(first);
     for (int kt = 0; kt < early; ++kt) self.bring_weights(weights, kt, kt);
