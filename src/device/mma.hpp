@@ -16,6 +16,7 @@
 ///     A load_a(slab, row, step), B load_b(...)     the m or n rows from `row` (a multiple of m, n)
 ///     clear(C&), multiply(C&, A, B)
 ///     store(C, to, pitch)                          c to scratch memory, row-major
+///     own, row_of(i), column_of(i)                 sums c[i] of a lane (portable, CDNA)
 ///
 /// The sums over k have one order, the same for every element of c and every row of it.
 
@@ -26,7 +27,7 @@
 namespace kmoe::device {
 
 namespace detail {
-template <class E, Element T>
+template <class E, Operand T>
 struct MmaOf {
   using type = portable::Mma<T>;
 };
@@ -36,14 +37,22 @@ struct MmaOf<Kokkos::Cuda, T> {
   using type = sm80::Mma<T>;
 };
 #elif defined(KMOE_DEVICE_CDNA)
-template <Element T>
+template <Operand T>
 struct MmaOf<Kokkos::HIP, T> {
   using type = cdna::Mma<T>;
 };
 #endif
 }  // namespace detail
 
-template <class E, Element T>
+template <class E, Operand T>
 using Mma = typename detail::MmaOf<E, T>::type;
+
+/// Whether E multiplies codes faster than the floats that they are.
+template <class E>
+inline constexpr bool multiplies_codes = false;
+#if defined(KMOE_DEVICE_CDNA)
+template <>
+inline constexpr bool multiplies_codes<Kokkos::HIP> = true;
+#endif
 
 }  // namespace kmoe::device

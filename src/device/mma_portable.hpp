@@ -7,17 +7,15 @@
 
 #include <cstddef>
 
-#include <kmoe/core/element.hpp>
-
 #include "device/slab.hpp"
 #include "device/warp.hpp"
 
 namespace kmoe::device::portable {
 
-template <Element T>
+template <Operand T>
 class Mma {
  public:
-  using Accumulate = accumulate_t<T>;
+  using Accumulate = sum_t<T>;
   static constexpr int lanes = 1, m = 4, n = 4, steps = slab_chunks;
 
   struct A {
@@ -26,7 +24,9 @@ class Mma {
   using B = A;
   struct C {
     Accumulate sums[m][n];
+    KOKKOS_FORCEINLINE_FUNCTION Accumulate& operator[](int i) { return sums[i / n][i % n]; }
   };
+  static constexpr int own = m * n;
 
   KOKKOS_FORCEINLINE_FUNCTION explicit Mma(int) {}
 
@@ -62,6 +62,8 @@ class Mma {
       }
     }
   }
+  KOKKOS_FORCEINLINE_FUNCTION int row_of(int i) const { return i / n; }
+  KOKKOS_FORCEINLINE_FUNCTION int column_of(int i) const { return i % n; }
   KOKKOS_FORCEINLINE_FUNCTION void store(C const& c, Accumulate* to, int pitch) const {
     KMOE_UNROLL
     for (int i = 0; i < m * n; ++i) to[i / n * pitch + i % n] = c.sums[i / n][i % n];

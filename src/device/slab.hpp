@@ -7,12 +7,36 @@
 /// bytes a chunk. The chunks of a row are permuted so that eight rows' chunks of one number, and
 /// two rows' chunks of all numbers, lie in different banks.
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
-#include <Kokkos_Core.hpp>
+#include <kmoe/core/codes.hpp>
+#include <kmoe/core/element.hpp>
 
 namespace kmoe::device {
+
+/// A code of e4m3fnuz: what CDNA 3 multiplies of one byte.
+struct E4m3 {
+  std::uint8_t code;
+  KOKKOS_FORCEINLINE_FUNCTION explicit operator float() const { return decode_e4m3fnuz(code); }
+};
+
+/// What matrix instructions multiply, and the type of the sums.
+template <class T>
+concept Operand = Element<T> || std::same_as<T, E4m3>;
+namespace detail {
+template <Operand T>
+struct SumOf {
+  using type = float;
+};
+template <>
+struct SumOf<double> {
+  using type = double;
+};
+}  // namespace detail
+template <Operand T>
+using sum_t = typename detail::SumOf<T>::type;
 
 inline constexpr int slab_bytes = 64, chunk_bytes = 16, slab_chunks = slab_bytes / chunk_bytes;
 

@@ -18,6 +18,8 @@ template <Element T>
 struct DeviceGemm {
   /// x, b and out are what the pointers say; QuantDeviceGemm decodes.
   static constexpr bool decodes = false;
+  /// Sums of blocks of k are multiplied with scales: CodeDeviceGemm.
+  static constexpr int block_k = 0;
   index_t groups = 0;
   offset_t const* offsets = nullptr;    // [groups + 1]
   offset_t row_begin = 0, row_end = 0;  // the rows to compute, cut out of all groups

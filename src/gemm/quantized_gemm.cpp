@@ -173,6 +173,11 @@ void quantized_gemm(E const& exec, char const* label, DeviceGemm<T> const& gemm,
       g.x_rows = rows;
       g.input_weights = nullptr;
     }
+    if constexpr (device::multiplies_codes<E>) {
+      if (CodeDeviceGemm::takes(weights.scheme)) {
+        return tile_gemm<E, device::E4m3>(exec, label, CodeDeviceGemm{g});
+      }
+    }
     tile_gemm<E, float>(exec, label, g);
   }
 }

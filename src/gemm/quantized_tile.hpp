@@ -4,12 +4,13 @@
 
 /// \file
 /// The portable device kernel of quantized weights: the tiles of tile_gemm.hpp in float, where
-/// loads decode. Activations that are quantized come from a kernel before, which gathers their rows
-/// and writes folded values (bfloat16, exact) and scales. One kernel for all element types: what x,
-/// the bias and out hold is looked at when they are read.
+/// loads decode; on CDNA, fp8 by fp8 in codes. Activations that are quantized come from a kernel
+/// before, which gathers their rows and writes folded values (bfloat16, exact) and scales. One
+/// kernel for all element types: what x, the bias and out hold is looked at when they are read.
 
 #include <kmoe/core/quantize_row.hpp>
 
+#include "device/slab.hpp"
 #include "device/warp.hpp"
 #include "gemm/device_gemm.hpp"
 
@@ -70,15 +71,22 @@ struct QuantPointers {
         part_scales(t.part_scales.data()),
         input_scales(t.input_scales.extent(0) == 0 ? nullptr : t.input_scales.data()) {}
 
+  /// Number of the scale of an element.
+  KOKKOS_INLINE_FUNCTION offset_t scale_at(offset_t row, int column) const {
+    auto const expert = static_cast<index_t>(row / rows);
+    auto const n = static_cast<index_t>(row - expert * rows);
+    index_t const part = n / part_rows;
+    offset_t const scale_row = part * part_scale_rows + (n - part * part_rows) / block_rows;
+    return (expert * scale_rows + scale_row) * blocks + column / block_cols;
+  }
+
   /// Elements column .. column + count - 1 of row `row` of all experts' rows; the columns lie in
   /// one block.
   template <int N>
   KOKKOS_INLINE_FUNCTION void read(offset_t row, int column, int count, float (&values)[N]) const {
     auto const expert = static_cast<index_t>(row / rows);
-    auto const n = static_cast<index_t>(row - expert * rows);
-    index_t const part = n / part_rows;
-    offset_t const scale_row = part * part_scale_rows + (n - part * part_rows) / block_rows;
-    offset_t const at = (expert * scale_rows + scale_row) * blocks + column / block_cols;
+    index_t const part = static_cast<index_t>(row - expert * rows) / part_rows;
+    offset_t const at = scale_at(row, column);
     float scale = 1;
     if (scheme.scale == ScaleCode::f32) {
       scale = scales[at];
@@ -182,6 +190,55 @@ struct QuantDeviceGemm : DeviceGemm<float> {
       default:
         static_cast<float*>(out_data)[at] = value;
     }
+  }
+};
+
+/// The same with codes of 8 bits as operands, whose sums of 128 of k are multiplied with both
+/// scales.
+struct CodeDeviceGemm : QuantDeviceGemm {
+  static constexpr int block_k = 128;
+
+  /// Whether that is what x (folded) and the weights are.
+  [[nodiscard]] static bool takes(QuantScheme const& scheme) {
+    bool const codes = scheme.code == WeightCode::e4m3fn || scheme.code == WeightCode::e4m3fnuz;
+    bool const activations = scheme.activations == ActivationCode::fp8_group ||
+                             scheme.activations == ActivationCode::fp8_token ||
+                             scheme.activations == ActivationCode::fp8_static;
+    return codes && activations && scheme.scale == ScaleCode::f32 &&
+           scheme.block_cols % block_k == 0;
+  }
+
+  /// e4m3fnuz; codes of e4m3fn become those of their halves, and scales are doubled.
+  template <int N>
+  KOKKOS_INLINE_FUNCTION void read_x(offset_t row, int column, int count, float,
+                                     device::E4m3 (&values)[N]) const {
+    float const part = doubling() == 2 ? 0.5F : 1.0F;
+    KMOE_UNROLL
+    for (int i = 0; i < N; ++i) {
+      if (i >= count) continue;
+      values[i] = {encode_e4m3fnuz(static_cast<float>(folded[row * k + column + i]) * part)};
+    }
+  }
+  template <int N>
+  KOKKOS_INLINE_FUNCTION void read_b(offset_t row, int column, int count,
+                                     device::E4m3 (&values)[N]) const {
+    bool const other = doubling() == 2;
+    std::uint8_t const* const from = weights.codes + row * weights.row_bytes + column;
+    KMOE_UNROLL
+    for (int i = 0; i < N; ++i) {
+      if (i < count) values[i] = {other ? e4m3fn_to_fnuz(from[i]) : from[i]};
+    }
+  }
+  KOKKOS_INLINE_FUNCTION float x_scale(offset_t row, int block) const {
+    return doubling() * x_scales[row * x_groups + block * block_k / x_group];
+  }
+  KOKKOS_INLINE_FUNCTION float b_scale(offset_t row, int block) const {
+    return doubling() * weights.scales[weights.scale_at(row, block * block_k)];
+  }
+
+ private:
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION float doubling() const {
+    return weights.scheme.fnuz() ? 1.0F : 2.0F;
   }
 };
 

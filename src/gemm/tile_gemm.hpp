@@ -30,7 +30,7 @@ struct TileShape {
 };
 
 /// `few`: for groups of few rows; `whole`: as of TileGemm.
-template <ExecutionSpace E, Element T>
+template <ExecutionSpace E, device::Operand T>
 constexpr TileShape tile_shape(bool few, bool whole) {
   constexpr int lanes = device::Mma<E, T>::lanes, warps = 256 / lanes;
   if (Kokkos::SpaceAccessibility<E, Kokkos::HostSpace>::accessible && lanes == 1) {
@@ -46,7 +46,7 @@ constexpr TileShape tile_shape(bool few, bool whole) {
 
 /// Whole: rows of x and b are whole, aligned chunks, and there are no input weights.
 /// G: DeviceGemm<T>, or one that decodes x and b to T and stores what it likes.
-template <ExecutionSpace E, Element T, bool Few, bool Whole, class G = DeviceGemm<T>>
+template <ExecutionSpace E, device::Operand T, bool Few, bool Whole, class G = DeviceGemm<T>>
 class TileGemm {
  public:
   static constexpr TileShape shape = tile_shape<E, T>(Few, Whole);
@@ -89,7 +89,7 @@ class TileGemm {
   }
 
  private:
-  using A = accumulate_t<T>;
+  using A = device::sum_t<T>;
   using Mma = device::Mma<E, T>;
   using Chunk = device::Chunk;
 
@@ -286,9 +286,13 @@ class TileGemm {
     std::byte* const parking = scratch + slab_end + rank * device::chunk_bytes;
     if constexpr (parked) device::store_chunk(parking, Kokkos::bit_cast<Chunk>(sources));
     Mma const mma(lane);
-    typename Mma::C sums[m_tiles][n_tiles];
+    constexpr bool scaled = G::block_k != 0;
+    typename Mma::C sums[m_tiles][n_tiles], totals[scaled ? m_tiles : 1][scaled ? n_tiles : 1];
     KMOE_UNROLL
-    for (int i = 0; i < m_tiles * n_tiles; ++i) Mma::clear(sums[i / n_tiles][i % n_tiles]);
+    for (int i = 0; i < m_tiles * n_tiles; ++i) {
+      Mma::clear(sums[i / n_tiles][i % n_tiles]);
+      if constexpr (scaled) Mma::clear(totals[i / n_tiles][i % n_tiles]);
+    }
 
     auto const k = static_cast<int>(g_.k);
     Chunk chunks[loads];
@@ -330,12 +334,25 @@ class TileGemm {
       team.team_barrier();
       start(column + (stages - 1) * slab_columns, next);
       if (works) multiply_slab(mma, slabs + stage, warp_row, warp_column, sums);
+      if constexpr (scaled) {
+        int const end = column + slab_columns;
+        if (works && (end % G::block_k == 0 || end >= k)) {
+          add_block(mma, tile_in(scratch), column / G::block_k, warp_row, warp_column, sums,
+                    totals);
+        }
+      }
       next = stage;
       stage = stage + stage_bytes == stages * stage_bytes ? 0 : stage + stage_bytes;
     }
     if constexpr (async) device::wait_async<0>();  // zeros from beyond k are still on their way
     team.team_barrier();
     Tile const tile = tile_in(scratch);
+    if constexpr (scaled) {
+      KMOE_UNROLL
+      for (int i = 0; i < m_tiles * n_tiles; ++i) {
+        sums[i / n_tiles][i % n_tiles] = totals[i / n_tiles][i % n_tiles];
+      }
+    }
     auto* const warp_sums = static_cast<A*>(static_cast<void*>(slabs)) + warp * Mma::m * pitch;
     KMOE_ROLL
     for (int i = 0; i < m_tiles; ++i) {
@@ -368,6 +385,34 @@ class TileGemm {
         for (int j = 0; j < n_tiles; ++j) Mma::multiply(sums[i][j], a, b[j]);
       }
     }
+  }
+
+  /// A block's sums times its scales to the totals; they begin again from zero.
+  template <class Sums>
+  KOKKOS_FUNCTION void add_block(Mma const& mma, Tile const& tile, int block, int warp_row,
+                                 int warp_column, Sums& sums, Sums& totals) const {
+    float columns[n_tiles][Mma::own];
+    KMOE_UNROLL
+    for (int i = 0; i < n_tiles * Mma::own; ++i) {
+      int const b_row = warp_column + i / Mma::own * Mma::n + mma.column_of(i % Mma::own);
+      offset_t const n = Kokkos::min(column_of(tile, b_row), g_.columns - 1);
+      columns[i / Mma::own][i % Mma::own] =
+          g_.b_scale(tile.group * g_.rows_of_b() + g_.row_of_b(n, is_up(b_row)), block);
+    }
+    KMOE_UNROLL
+    for (int i = 0; i < m_tiles; ++i) {
+      KMOE_UNROLL
+      for (int s = 0; s < Mma::own; ++s) {
+        int const row = Kokkos::min(warp_row + i * Mma::m + mma.row_of(s), tile.rows - 1);
+        float const scale = g_.x_scale(g_.row_of_x(tile.row + row), block);
+        KMOE_UNROLL
+        for (int j = 0; j < n_tiles; ++j) {
+          totals[i][j][s] += sums[i][j][s] * (scale * columns[j][s]);
+        }
+      }
+    }
+    KMOE_UNROLL
+    for (int i = 0; i < m_tiles * n_tiles; ++i) Mma::clear(sums[i / n_tiles][i % n_tiles]);
   }
 
   /// From the sums of Mma::m rows of a warp, in its part of the scratch memory, to out: a lane has
@@ -478,7 +523,7 @@ class TileGemm {
 };
 
 /// Asynchronous.
-template <ExecutionSpace E, Element T, class G>
+template <ExecutionSpace E, device::Operand T, class G>
 void tile_gemm(E const& exec, char const* label, G g) {
   if (g.columns == 0 || g.groups == 0) return;
   auto const run = [&]<bool Few>() {

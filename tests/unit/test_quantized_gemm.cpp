@@ -166,7 +166,13 @@ TEST(QuantizedTile, portable_device_kernel_matches_plain_loops) {
   Host const exec;
   for (auto const& format : kmoe::quant_formats()) {
     std::size_t const n = 34, k = 300, rows = 11;
-    auto const q = quantized(format.scheme, 3, n, k, 7, 2, true);
+    auto q = quantized(format.scheme, 3, n, k, 7, 2, true);
+    if (format.scheme.code == kmoe::WeightCode::e4m3fn) {  // -0, which is NaN as e4m3fnuz
+      auto const codes = Kokkos::create_mirror(Kokkos::HostSpace(), q.codes);
+      Kokkos::deep_copy(codes, q.codes);
+      for (std::size_t i = 0; i < k; i += 7) codes(0, 1, i) = 0x80;
+      q.codes = codes;
+    }
     auto const w = kmoe::dequantize(q);
     auto const x = kmoe::test::random_matrix<T, Host>(rows, k, 5, kmoe::test::Values::normal);
     kmoe::Vector<offset_t, Host> const offsets("offsets", 4);
@@ -201,23 +207,34 @@ TEST(QuantizedTile, portable_device_kernel_matches_plain_loops) {
       d.x_groups = groups;
       d.x_group = grouped ? 128 : int(k);
     }
-    kmoe::detail::tile_gemm<Host, float>(exec, "kmoe::test", d);
-    exec.fence();
-    for (std::size_t r = 0; r < 10; ++r) {
-      std::size_t const e = r < 4 ? 0 : 2;
-      std::vector<double> row(k);
-      for (std::size_t i = 0; i < k; ++i) row[i] = double(x(r, i));
-      auto const a = rounded_row(q, e, row);
-      for (std::size_t j = 0; j < n; ++j) {
-        double value = 0, sum = 0;
-        for (std::size_t i = 0; i < k; ++i) {
-          value += a[i] * w(e, j, i);
-          sum += std::abs(a[i] * w(e, j, i));
+    // Where matrix instructions multiply codes, these are the operands.
+    bool const codes = kmoe::detail::CodeDeviceGemm::takes(format.scheme);
+    for (bool const as_codes : {false, true}) {
+      if (as_codes && !codes) continue;
+      Kokkos::deep_copy(c, T(std::numeric_limits<float>::quiet_NaN()));
+      if (as_codes) {
+        kmoe::detail::tile_gemm<Host, kmoe::device::E4m3>(exec, "kmoe::test",
+                                                          kmoe::detail::CodeDeviceGemm{d});
+      } else {
+        kmoe::detail::tile_gemm<Host, float>(exec, "kmoe::test", d);
+      }
+      exec.fence();
+      for (std::size_t r = 0; r < 10; ++r) {
+        std::size_t const e = r < 4 ? 0 : 2;
+        std::vector<double> row(k);
+        for (std::size_t i = 0; i < k; ++i) row[i] = double(x(r, i));
+        auto const a = rounded_row(q, e, row);
+        for (std::size_t j = 0; j < n; ++j) {
+          double value = 0, sum = 0;
+          for (std::size_t i = 0; i < k; ++i) {
+            value += a[i] * w(e, j, i);
+            sum += std::abs(a[i] * w(e, j, i));
+          }
+          double const bound = kmoe::test::sum_tolerance<T>(1, 0, value) +
+                               kmoe::test::tolerance<float>(double(k) + 4, sum);
+          ASSERT_TRUE(std::abs(double(c(r, j)) - value) <= bound)
+              << format.name << (as_codes ? " as codes" : "") << " row " << r << " column " << j;
         }
-        double const bound = kmoe::test::sum_tolerance<T>(1, 0, value) +
-                             kmoe::test::tolerance<float>(double(k) + 4, sum);
-        ASSERT_TRUE(std::abs(double(c(r, j)) - value) <= bound)
-            << format.name << " row " << r << " column " << j;
       }
     }
   }
