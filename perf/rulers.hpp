@@ -35,7 +35,8 @@ enum class Before {
 
 class Sampler {
  public:
-  /// \param budget_seconds of wall-clock time for each measurement; at least 5 repetitions are made
+  /// \param budget_seconds of wall-clock time for each measurement, after 60 ms of untimed
+  ///        repetitions on a GPU; at least 5 are made
   Sampler(Space const& exec, double budget_seconds, std::size_t flush_bytes);
   Samples run(Replay const& work, Before before) const;
   [[nodiscard]] std::size_t flush_bytes() const { return flush_.size() * sizeof(double); }

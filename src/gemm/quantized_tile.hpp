@@ -212,7 +212,7 @@ struct CodeDeviceGemm : QuantDeviceGemm {
   template <int N>
   KOKKOS_INLINE_FUNCTION void read_x(offset_t row, int column, int count, float,
                                      device::E4m3 (&values)[N]) const {
-    float const part = doubling() == 2 ? 0.5F : 1.0F;
+    float const part = halves() ? 0.5F : 1.0F;
     KMOE_UNROLL
     for (int i = 0; i < N; ++i) {
       if (i >= count) continue;
@@ -222,7 +222,7 @@ struct CodeDeviceGemm : QuantDeviceGemm {
   template <int N>
   KOKKOS_INLINE_FUNCTION void read_b(offset_t row, int column, int count,
                                      device::E4m3 (&values)[N]) const {
-    bool const other = doubling() == 2;
+    bool const other = halves();
     std::uint8_t const* const from = weights.codes + row * weights.row_bytes + column;
     KMOE_UNROLL
     for (int i = 0; i < N; ++i) {
@@ -230,16 +230,14 @@ struct CodeDeviceGemm : QuantDeviceGemm {
     }
   }
   KOKKOS_INLINE_FUNCTION float x_scale(offset_t row, int block) const {
-    return doubling() * x_scales[row * x_groups + block * block_k / x_group];
+    return (halves() ? 2.0F : 1.0F) * x_scales[row * x_groups + block * block_k / x_group];
   }
   KOKKOS_INLINE_FUNCTION float b_scale(offset_t row, int block) const {
-    return doubling() * weights.scales[weights.scale_at(row, block * block_k)];
+    return (halves() ? 2.0F : 1.0F) * weights.scales[weights.scale_at(row, block * block_k)];
   }
 
  private:
-  [[nodiscard]] KOKKOS_INLINE_FUNCTION float doubling() const {
-    return weights.scheme.fnuz() ? 1.0F : 2.0F;
-  }
+  [[nodiscard]] KOKKOS_INLINE_FUNCTION bool halves() const { return !weights.scheme.fnuz(); }
 };
 
 /// Gathers and quantizes the rows of a product: a team per row.

@@ -99,6 +99,7 @@ class TileGemm {
   static constexpr int vector = device::chunk_bytes / sizeof(T);   // elements of a chunk
   static constexpr int outputs = device::chunk_bytes / sizeof(A);  // of a lane at a time
   static constexpr int slab_columns = device::slab_bytes / sizeof(T);
+  static_assert(G::block_k % slab_columns == 0);
   static constexpr int slab_rows = shape.rows + shape.columns;
   static constexpr int stage_bytes = slab_rows * device::slab_bytes;
   static constexpr int loads = (slab_rows * device::slab_chunks + threads - 1) / threads;

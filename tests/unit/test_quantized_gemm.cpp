@@ -2,10 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // Products with quantized weights: values against plain loops on the decoded weights and the
-// quantized activations, for every format, element and instruction set; the portable device kernel
-// on the host; bits that do not depend on the number of rows.
+// quantized activations, for every format, element and instruction set; bits that do not depend on
+// the number of rows.
 
 #include <cstring>
+#include <string>
 #include <tuple>
 
 #include <gtest/gtest.h>
@@ -13,11 +14,9 @@
 #include <kmoe/core/error.hpp>
 #include <kmoe/experts/expert_mlp.hpp>
 
-#include "gemm/quantized_tile.hpp"
-#include "gemm/tile_gemm.hpp"
 #include "reference/expert_mlp.hpp"
-#include "reference/quantization.hpp"
 #include "support/each_isa.hpp"
+#include "support/quantized.hpp"
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
 #include "support/typed.hpp"
@@ -26,61 +25,8 @@ namespace {
 
 using kmoe::index_t;
 using kmoe::offset_t;
+using kmoe::test::quantized;
 using Host = Kokkos::DefaultHostExecutionSpace;
-
-constexpr char const* activation_names[] = {"none",  "fp8_static", "fp8_token", "fp8_group",
-                                            "mxfp8", "mxfp4",      "nvfp4",     "int8_token"};
-
-kmoe::Tensor3<float, Host> random_weights(std::size_t e, std::size_t n, std::size_t k,
-                                          std::uint64_t seed, double scale) {
-  kmoe::Tensor3<float, Host> w("w", e, n, k);
-  kmoe::test::set_entries(w, [&](float& x, std::size_t i) {
-    x = float(scale * kmoe::test::random_value(seed, i, kmoe::test::Values::normal));
-  });
-  return w;
-}
-
-kmoe::QuantizedHostTensor quantized(kmoe::QuantScheme const& scheme, std::size_t e, std::size_t n,
-                                    std::size_t k, std::uint64_t seed, int parts, bool given,
-                                    bool wild = false) {
-  auto const w = random_weights(e, n, k, seed, 1 / std::sqrt(double(k)));
-  if (wild) {
-    // Rows of very large and very small weights among others, one with NaN.
-    for (std::size_t j = 0; j < n; ++j) {
-      for (std::size_t i = 0; i < k; ++i) {
-        if (j % 5 == 1) w(0, j, i) *= 0x1p50F;
-        if (j % 5 == 3) w(0, j, i) *= 0x1p-60F;
-      }
-    }
-    w(0, 2, k / 2) = std::nanf("");
-  }
-  auto q = kmoe::quantize(w, scheme, parts);
-  if (wild && scheme.scale == kmoe::ScaleCode::e8m0) {  // both ends: 2^-127 and NaN
-    kmoe::Tensor3<std::uint8_t, Host> const codes("scale_codes", e, n, q.blocks());
-    Kokkos::deep_copy(codes, q.scale_codes);
-    codes(0, 5, 1) = 0;
-    codes(0, 7, 1) = 255;
-    q.scale_codes = codes;
-  }
-  bool const takes = scheme.activations == kmoe::ActivationCode::fp8_static ||
-                     scheme.activations == kmoe::ActivationCode::nvfp4;
-  if (given && takes) {
-    kmoe::Vector<float, Host> const scales("input_scales", e);
-    for (std::size_t i = 0; i < e; ++i) scales(i) = 0.001F * float(i + 1);
-    q.input_scales = scales;
-  }
-  return q;
-}
-
-/// What the kernels make of a row of x in the expert's format.
-std::vector<double> rounded_row(kmoe::QuantizedHostTensor const& q, std::size_t expert,
-                                std::vector<double> const& x) {
-  std::vector<double> floats(x.size());
-  for (std::size_t i = 0; i < x.size(); ++i) floats[i] = float(x[i]);
-  double const given = q.input_scales.extent(0) == 0 ? 0 : q.input_scales(expert);
-  return reference::quantize_row(activation_names[int(q.scheme.activations)], q.scheme.fnuz(),
-                                 floats, given);
-}
 
 constexpr char const* four_bits[] = {"mxfp4", "int4_zero", "nvfp4", "int4"};
 
@@ -104,26 +50,7 @@ class QuantizedGemm : public ::testing::Test {
     exec.fence();
     auto const x_host = kmoe::test::to_host(x);
     auto const c_host = kmoe::test::to_host(c);
-    for (std::size_t r = 0; r < 10; ++r) {
-      std::size_t const e = r < 4 ? 0 : 2;
-      std::vector<double> row(k);
-      for (std::size_t i = 0; i < k; ++i) row[i] = double(x_host(r, i));
-      auto const a = rounded_row(q, e, row);
-      for (std::size_t j = 0; j < n; ++j) {
-        double value = 0, sum = 0;
-        for (std::size_t i = 0; i < k; ++i) {
-          value += a[i] * w(e, j, i);
-          sum += std::abs(a[i] * w(e, j, i));
-        }
-        // Scales are rounded products too: a few more terms than k.
-        double const bound = kmoe::test::sum_tolerance<T>(1, 0, value) +
-                             kmoe::test::tolerance<float>(double(k) + 4, sum);
-        bool const nan = wild && std::isnan(value) && std::isnan(double(c_host(r, j)));
-        ASSERT_TRUE(nan || std::abs(double(c_host(r, j)) - value) <= bound)
-            << format.name << " n " << n << " k " << k << " row " << r << " column " << j << ": "
-            << double(c_host(r, j)) << " not " << value << " +- " << bound;
-      }
-    }
+    kmoe::test::expect_products<T>(q, w, x_host, c_host, std::string(format.name), wild);
     for (std::size_t j = 0; j < n; ++j) EXPECT_TRUE(std::isnan(double(c_host(10, j))));
   }
 };
@@ -158,86 +85,6 @@ TYPED_TEST(QuantizedGemm, every_format_matches_plain_loops) {
       TestFixture::check(exec, {"int4 group", scheme}, 9, 200, false);
     }
   });
-}
-
-// The kernel that devices use, run by the host.
-TEST(QuantizedTile, portable_device_kernel_matches_plain_loops) {
-  using T = kmoe::bfloat16;
-  Host const exec;
-  for (auto const& format : kmoe::quant_formats()) {
-    std::size_t const n = 34, k = 300, rows = 11;
-    auto q = quantized(format.scheme, 3, n, k, 7, 2, true);
-    if (format.scheme.code == kmoe::WeightCode::e4m3fn) {  // -0, which is NaN as e4m3fnuz
-      auto const codes = Kokkos::create_mirror(Kokkos::HostSpace(), q.codes);
-      Kokkos::deep_copy(codes, q.codes);
-      for (std::size_t i = 0; i < k; i += 7) codes(0, 1, i) = 0x80;
-      q.codes = codes;
-    }
-    auto const w = kmoe::dequantize(q);
-    auto const x = kmoe::test::random_matrix<T, Host>(rows, k, 5, kmoe::test::Values::normal);
-    kmoe::Vector<offset_t, Host> const offsets("offsets", 4);
-    offset_t const ends[] = {0, 4, 4, 10};
-    for (int i = 0; i < 4; ++i) offsets(i) = ends[i];
-    auto const c = kmoe::test::poisoned_matrix<T, Host>(rows, n);
-    kmoe::detail::DeviceGemm<T> g;
-    g.groups = 3;
-    g.offsets = offsets.data();
-    g.row_end = rows;
-    g.x = x.data();
-    g.x_rows = rows;
-    g.k = k;
-    g.columns = n;
-    g.out = c.data();
-    kmoe::detail::QuantDeviceGemm d(g, q);
-    bool const grouped = format.scheme.activations == kmoe::ActivationCode::fp8_group;
-    int const groups = grouped ? 3 : 1;
-    kmoe::Vector<kmoe::bfloat16, Host> const folded("folded", rows * k);
-    kmoe::Vector<float, Host> const scales("scales", rows * groups);
-    if (format.scheme.activations != kmoe::ActivationCode::none) {
-      using Quantize = kmoe::detail::QuantizeRows<Host>;
-      Kokkos::parallel_for(Quantize::Policy(exec, int(rows), 1),
-                           Quantize{d,
-                                    {format.scheme.activations, format.scheme.fnuz()},
-                                    folded.data(),
-                                    scales.data(),
-                                    groups});
-      exec.fence();
-      d.folded = folded.data();
-      d.x_scales = scales.data();
-      d.x_groups = groups;
-      d.x_group = grouped ? 128 : int(k);
-    }
-    // Where matrix instructions multiply codes, these are the operands.
-    bool const codes = kmoe::detail::CodeDeviceGemm::takes(format.scheme);
-    for (bool const as_codes : {false, true}) {
-      if (as_codes && !codes) continue;
-      Kokkos::deep_copy(c, T(std::numeric_limits<float>::quiet_NaN()));
-      if (as_codes) {
-        kmoe::detail::tile_gemm<Host, kmoe::device::E4m3>(exec, "kmoe::test",
-                                                          kmoe::detail::CodeDeviceGemm{d});
-      } else {
-        kmoe::detail::tile_gemm<Host, float>(exec, "kmoe::test", d);
-      }
-      exec.fence();
-      for (std::size_t r = 0; r < 10; ++r) {
-        std::size_t const e = r < 4 ? 0 : 2;
-        std::vector<double> row(k);
-        for (std::size_t i = 0; i < k; ++i) row[i] = double(x(r, i));
-        auto const a = rounded_row(q, e, row);
-        for (std::size_t j = 0; j < n; ++j) {
-          double value = 0, sum = 0;
-          for (std::size_t i = 0; i < k; ++i) {
-            value += a[i] * w(e, j, i);
-            sum += std::abs(a[i] * w(e, j, i));
-          }
-          double const bound = kmoe::test::sum_tolerance<T>(1, 0, value) +
-                               kmoe::test::tolerance<float>(double(k) + 4, sum);
-          ASSERT_TRUE(std::abs(double(c(r, j)) - value) <= bound)
-              << format.name << (as_codes ? " as codes" : "") << " row " << r << " column " << j;
-        }
-      }
-    }
-  }
 }
 
 // Bits of a row: the same alone, among others, in another place.

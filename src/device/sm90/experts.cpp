@@ -34,6 +34,7 @@ Choice choose(Work const& work) {
   }
   auto const active = std::min(rows, groups);
   bool const few_tiles = 4 * active * ceil_div(features, 128) < 3 * blocks;
+  // Narrow tiles cost a hand-out each, which long ones hide.
   bool const long_tiles = work.products[0].k + work.products[1].k >= 8192;
   if (work.tokens == 1 || (work.tokens <= 8 && (few_tiles || long_tiles))) {
     return active * ceil_div(features, 64) < blocks ? Choice::one_row : Choice::one_token;

@@ -190,7 +190,7 @@ struct FewSlots {
   }
 
   /// The groups' first tiles and rows, and the slots' rows. All warps but the first.
-  __device__ void place(Schedule const& schedule) const {
+  __device__ void place_all(Schedule const& schedule) const {
     Sides const& what = schedule.launch->sides;
     int const lane = threadIdx.x % 32, threads = static_cast<int>(blockDim.x) - 32;
     bool const tells = blockIdx.x == 0;
@@ -252,13 +252,9 @@ __device__ inline Schedule cut_groups(Launch const& launch, char* tables, char* 
     begin(few ? few_slots.task(schedule, number) : schedule.task(number));
   }
   if (few) {
-    if (threadIdx.x >= 32) {
-      few_slots.place(schedule);
-    }
+    if (threadIdx.x >= 32) few_slots.place_all(schedule);
   } else {
-    if (grouping) {
-      place_slots(schedule, counts, own);
-    }
+    if (grouping) place_slots(schedule, counts, own);
     proxy_fence();  // bulk copies will overwrite the scratch
   }
   __syncthreads();

@@ -108,7 +108,7 @@ struct Block {
     return task;
   }
 
-  /// What a warp's lanes have, as a tile whose place they all are seen to know.
+  /// What all lanes of a warp have; the compiler sees of its place that it is the same for them.
   __device__ static Task same_task(Task task) {
     task.product = same_in_warp(task.product);
     task.group = same_in_warp(task.group);

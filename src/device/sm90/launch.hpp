@@ -21,6 +21,7 @@ inline void check(cudaError_t status, char const* what) {
   throw std::runtime_error("kmoe: " + std::string(what) + ": " + cudaGetErrorString(status));
 }
 
+/// Of bands of so many tiles of tokens, and `features` tiles of the products.
 inline Order order_of(int band, int lag, std::pair<int, int> features) {
   auto const of = [](int tiles) { return Divisor::of(static_cast<std::uint32_t>(tiles)); };
   auto const [first, second] = features;

@@ -60,8 +60,8 @@ static_assert(Divisor::of(2147483647).quotient(2147483646) == 0);
 struct Order {
   int band, lag;
   int features[2];  // tiles of a product; the second 0: there is none
-  Divisor by_band, by_first, by_second,
-      by_both;  // by_first: of a band's tiles of the first product
+  // By a band's tiles of tokens, and by its tiles of the first, the second and both products.
+  Divisor by_band, by_first, by_second, by_both;
 };
 
 /// What the blocks of one launch are told.
